@@ -1,0 +1,1 @@
+"""The `swwae` command: one file per command, no logic of its own."""

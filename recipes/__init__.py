@@ -1,0 +1,1 @@
+"""Complete run configurations in TOML, read through `swwae_zoo.config.read_recipe`."""

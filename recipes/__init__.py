@@ -1,1 +1,1 @@
-"""Complete run configurations in TOML, read through `swwae_zoo.config.read_recipe`."""
+"""Complete training recipes, one TOML file each; `swwae recipes` lists them and `swwae_zoo.config.read_recipe` reads them."""

@@ -1,0 +1,150 @@
+"""Seeded class-balanced splits: few labels, held-out validation, and the unlabelled images beside them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from swwae_zoo.data.images import ImageSet, NoSuchSplit
+from swwae_zoo.data.load import load_images
+from swwae_zoo.data.seeds import seeded
+
+
+class Splits(NamedTuple):
+    """What one round trains on, chooses by and is judged by."""
+
+    labeled: ImageSet
+    unlabeled: ImageSet | None
+    val: ImageSet | None
+    test: ImageSet | None
+    num_classes: int
+
+
+def make_splits(
+    *,
+    data: str,
+    unlabeled: str = "same",
+    num_labels: int = 0,
+    num_val: int = 0,
+    seed: int = 0,
+    data_dir: str | None = None,
+    img_size: int | tuple[int, int] | None = None,
+    in_chans: int | None = None,
+    bad_images: str = "refuse",
+) -> Splits:
+    """The splits of one round; a function of its arguments alone, and another `seed` is a fresh round.
+
+    The validation images are drawn first, then the labelled ones from the rest, both with as many of each class.
+    Where the classes do not divide the number, some classes, chosen by the seed, give one more than the others.
+    With the same seed and `num_val`, more labels contain the fewer. Validation images are in no other split: they
+    are taken out of the unlabelled images too, by position when those are the training images, and image by image
+    (equal in every pixel) when they are another set.
+
+    Args:
+        data: spec of the labelled set (see `load_images`).
+        unlabeled: "same" for the training images of `data`, "none", or another spec.
+        num_labels: labelled images; 0 keeps every label that is not validation's.
+        num_val: validation images, 0 for none.
+        seed: of the round.
+        data_dir, img_size, in_chans, bad_images: as for `load_images`; the unlabelled images get the channels of `data`.
+
+    Raises:
+        ValueError: no labels, fewer labels than classes, a class with fewer images than asked, and what
+            `load_images` raises.
+    """
+    options = {"data_dir": data_dir, "img_size": img_size, "bad_images": bad_images}
+    train = load_images(data, "train", in_chans=in_chans, **options)
+    if train.labels is None:
+        raise ValueError(f"{data} has no labels; expected a labelled set, or give it as --unlabeled {data}")
+    options["in_chans"] = train.images.shape[1]
+    try:
+        test = load_images(data, "test", **options)
+    except NoSuchSplit:
+        test = None
+    num_classes = len(train.class_names)
+    if test is not None and test.labels is not None and int(test.labels.max()) >= num_classes:
+        raise ValueError(f"{data}: test label {int(test.labels.max())}, expected 0 to {num_classes - 1} as in training")
+
+    val_index, labeled_index = draw(train, num_labels=num_labels, num_val=num_val, seed=seed)
+    val = train.select(val_index) if num_val else None
+    if unlabeled == "none":
+        others = None
+    elif unlabeled == "same" or (unlabeled == data and data.split(":")[0] != "stl10"):
+        others = (train if val is None else train.select(_complement(val_index, len(train.images)))).unlabelled()
+    else:
+        others = load_images(unlabeled, "unlabeled", **options)
+        if val is not None:
+            others = others._replace(images=_without(others.images, val.images))
+    labeled = train if len(labeled_index) == len(train.images) else train.select(labeled_index)
+    return Splits(labeled, others, val, test, num_classes)
+
+
+def draw(train: ImageSet, *, num_labels: int, num_val: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Positions of the validation and of the labelled images in `train`, `(num_val,)` and `(num_labels,)`, ascending.
+
+    Raises:
+        ValueError: as `make_splits`.
+    """
+    num_classes = len(train.class_names)
+    if min(num_labels, num_val) < 0:
+        raise ValueError(f"got {num_labels} labels and {num_val} validation images, expected 0 or more")
+    if 0 < num_labels < num_classes:
+        raise ValueError(
+            f"got {num_labels} labels for {num_classes} classes of {train.name}, "
+            f"expected at least one a class, or 0 for every label"
+        )
+    val_quota = _quotas(num_val, num_classes, seed, "val")
+    label_quota = _quotas(num_labels, num_classes, seed, "labels")
+    val_parts, label_parts = [], []
+    for label, name in enumerate(train.class_names):
+        members = (train.labels == label).nonzero()[:, 0]
+        shuffled = members[torch.randperm(len(members), generator=seeded(seed, "split", label))]
+        num_held = val_quota[label]
+        if num_held > len(members):
+            raise ValueError(
+                f"class {name!r} of {train.name} has {len(members)} images, got {num_held} asked for validation; "
+                f"lower num_val"
+            )
+        if label_quota[label] > len(members) - num_held:
+            less = f" ({num_held} more held out for validation)" if num_held else ""
+            raise ValueError(
+                f"class {name!r} of {train.name} has {len(members) - num_held} labelled images{less}, got "
+                f"{label_quota[label]} asked; lower num_labels, or 0 for every label"
+            )
+        val_parts.append(shuffled[:num_held])
+        label_parts.append(shuffled[num_held : num_held + label_quota[label] if num_labels else None])
+    return torch.cat(val_parts).sort().values, torch.cat(label_parts).sort().values
+
+
+def _quotas(total: int, num_classes: int, seed: int, purpose: str) -> list[int]:
+    """`total` over the classes, none more than one above another: (7, 3 classes) -> 2, 3, 2 in a seeded order."""
+    each, rest = divmod(total, num_classes)
+    favoured = torch.randperm(num_classes, generator=seeded(seed, purpose))[:rest].tolist()
+    return [each + (label in favoured) for label in range(num_classes)]
+
+
+def _complement(index: Tensor, n: int) -> Tensor:
+    kept = torch.ones(n, dtype=torch.bool)
+    kept[index] = False
+    return kept.nonzero()[:, 0]
+
+
+def _without(images: Tensor, held_out: Tensor) -> Tensor:
+    """`images` less those equal in every pixel to one of `held_out`."""
+    if images.shape[1:] != held_out.shape[1:]:
+        return images
+    repeated = torch.isin(_fingerprints(images), _fingerprints(held_out))
+    return images[~repeated] if repeated.any() else images
+
+
+def _fingerprints(images: Tensor) -> Tensor:
+    """A 64-bit hash of each image, `(N,)` int64: a sum of its 8-byte words with fixed random weights, modulo 2^64."""
+    rows = images.flatten(1)
+    if rows.shape[1] % 8:
+        rows = F.pad(rows, (0, 8 - rows.shape[1] % 8))
+    words = rows.contiguous().view(torch.int64)
+    weights = torch.randint(-(2**63), 2**63 - 1, (words.shape[1],), generator=seeded(0, "fingerprint"))
+    return torch.cat([(part * (weights | 1)).sum(1) for part in words.split(4096)])

@@ -10,6 +10,7 @@ a uint8 switch), a kernel is odd ("same" convolution). Upper case, spaces around
 ends are tolerated when reading.
 """
 
+import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -51,7 +52,8 @@ class NotationError(ValueError):
 
     def __init__(self, text: str, column: int, expected: str) -> None:
         self.text, self.column, self.expected = text, column, expected
-        got = repr(text[column]) if column < len(text) else "the end of the text"
+        number = re.match("[0-9]+", text[column:])
+        got = repr(number[0] if number else text[column]) if column < len(text) else "the end of the text"
         # A tab or a line break would push the caret away from its character.
         shown = "".join(char if char.isprintable() else " " for char in text)
         super().__init__(f"notation: got {got}, expected {expected}\n  {shown}\n  {' ' * column}^")
@@ -110,7 +112,7 @@ class _Reader:
             start = self.at
             layer = self.layer(first=not layers)
             if layers and isinstance(layers[-1], Linear) and not isinstance(layer, Linear):
-                raise self.error("fully connected layers only, once there is one (such as 10fc)", start)
+                raise self.error("a fully connected layer such as 10fc, as the one before it is one", start)
             layers.append(layer)
             self.spaces()
             if self.at == len(self.text):

@@ -1,0 +1,558 @@
+"""What-where pooling and its inverse: hard switches, soft switches, and the upsampling ablation. Torch only.
+
+Shapes, here and below:
+    B batch, C channels, H W image, h w pooled map, kh kw window, sh sw stride, ph pw padding.
+    x, unpooled   (B, C, H, W)
+    what          (B, C, h, w)      the pooled value, in x's dtype
+    where, hard   (B, C, h, w)      uint8, row-major position of the maximum inside its own window
+    where, soft   (B, C, 2, h, w)   x then y, each from -1 (first column or row of the window) to 1 (last)
+    canvas        the image with its padding and whatever the last windows hang over by
+
+A hard `where` is all that pooling and unpooling keep for their backward passes: one byte per pooled value.
+Each is the other's transpose: `_Put` sends every value to its position, `_Pick` reads the value there.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd import Function
+
+MAX_POSITIONS = 256  # what one uint8 can tell apart: a 16x16 window
+
+
+class Window(NamedTuple):
+    """Kernel, stride and padding, (vertical, horizontal) each."""
+
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+
+    @property
+    def overlaps(self) -> bool:
+        return self.stride[0] < self.kernel[0] or self.stride[1] < self.kernel[1]
+
+    def canvas(self, size: tuple[int, int], pooled: tuple[int, int]) -> tuple[int, int]:
+        """Smallest (height, width) that holds the padded image of `size` and all of its windows."""
+        height, width = (
+            torch.sym_max(p + full, (n - 1) * s + k)
+            for k, s, p, full, n in zip(*self, size, pooled, strict=True)
+        )
+        return height, width
+
+
+def switch_pool2d(
+    x: Tensor,
+    kernel_size: int | tuple[int, int],
+    stride: int | tuple[int, int] | None = None,
+    padding: int | tuple[int, int] = 0,
+    ceil_mode: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Max pooling that also tells where in its window each maximum stood.
+
+    Args:
+        x: (B, C, H, W), floating point.
+        kernel_size: window, or (height, width); at most 256 positions.
+        stride: step between windows; the window itself when None.
+        padding: at most half the window; a padded position is never chosen.
+        ceil_mode: keep a last window that hangs over the edge.
+
+    Returns:
+        what (B, C, h, w), bit for bit `max_pool2d`'s, and where (B, C, h, w), uint8, which has no gradient.
+        The first of equal maxima in row-major order wins; a NaN beats every number, the last NaN the others.
+
+    Raises:
+        ValueError: not four dimensions, not floating point, window or padding out of range, image under a window.
+    """
+    window = _window(kernel_size, stride, padding)
+    _check_image(x, "x")
+    if not x.is_floating_point():
+        raise ValueError(f"x: got {x.dtype}, expected a floating-point dtype; convert it, for instance x.float()")
+    if not torch.compiler.is_compiling():
+        for full, k, p in zip(x.shape[-2:], window.kernel, window.padding, strict=True):
+            if full < 1 or (full + 2 * p < k and not ceil_mode):
+                raise ValueError(
+                    f"x: got {tuple(x.shape)}, smaller than one window {window.kernel} with padding {window.padding}; "
+                    "pool with a smaller kernel_size, or feed larger images"
+                )
+    return _SwitchPool.apply(x, window, bool(ceil_mode))
+
+
+def switch_unpool2d(
+    what: Tensor,
+    where: Tensor,
+    kernel_size: int | tuple[int, int],
+    stride: int | tuple[int, int] | None = None,
+    padding: int | tuple[int, int] = 0,
+    output_size: tuple[int, int] | None = None,
+) -> Tensor:
+    """Put each what back at its where, zeros elsewhere; deterministic.
+
+    Where windows overlap and several chose one pixel, the pixel is the mean of the values sent to it.
+
+    Args:
+        what: (B, C, h, w).
+        where: (B, C, h, w), uint8, from `switch_pool2d` with the same window.
+        kernel_size, stride, padding: as given to `switch_pool2d`.
+        output_size: (H, W), any size that pools to (h, w), in floor or ceil mode;
+            (h - 1) * stride - 2 * padding + kernel when None.
+
+    Returns:
+        (B, C, H, W), in what's dtype, channels-last if what or where is.
+
+    Raises:
+        ValueError: wrong shapes or dtypes, or an output_size that does not pool to (h, w).
+    """
+    window = _window(kernel_size, stride, padding)
+    _check_image(what, "what")
+    if where.dtype != torch.uint8:
+        raise ValueError(f"where: got {where.dtype}, expected torch.uint8; pass the where of switch_pool2d unchanged")
+    _check_image(where, "where")
+    _check_where(what, where, tuple(what.shape))
+    size = _output_size(output_size, tuple(what.shape[-2:]), window, ceil=True)
+    return _Put.apply(what, where, window, size, window.overlaps)
+
+
+def soft_pool2d(x: Tensor, kernel_size: int | tuple[int, int], beta: float) -> tuple[Tensor, Tensor]:
+    """Soft pooling, eq. (3) and (4): what = sum w z and where = sum w (x, y), with w = softmax(beta z) in each window.
+
+    Windows do not overlap; rows and columns that don't fill one are dropped. Weights are computed in float32 or better.
+
+    Args:
+        x: (B, C, H, W), floating point and finite.
+        kernel_size: window, or (height, width).
+        beta: sharpness, 0 (mean pooling) or more; max pooling in the limit.
+
+    Returns:
+        what (B, C, h, w) and where (B, C, 2, h, w) in [-1, 1], x before y; 0 along a side of length 1. Both carry gradients.
+
+    Raises:
+        ValueError: not four dimensions, not floating point, window out of range, image under a window, beta negative or not finite.
+    """
+    window = _window(kernel_size)
+    beta = _beta(beta)
+    _check_image(x, "x")
+    if not x.is_floating_point():
+        raise ValueError(f"x: got {x.dtype}, expected a floating-point dtype; convert it, for instance x.float()")
+    (kh, kw), (h, w) = window.kernel, (x.shape[-2] // window.kernel[0], x.shape[-1] // window.kernel[1])
+    if not torch.compiler.is_compiling() and (h < 1 or w < 1):
+        raise ValueError(
+            f"x: got {tuple(x.shape)}, smaller than one window {window.kernel}; "
+            "pool with a smaller kernel_size, or feed larger images"
+        )
+    # (B, C, h, kh, w, kw), a view: one window is dimensions 3 and 5
+    z = x[:, :, : h * kh, : w * kw].unflatten(2, (h, kh)).unflatten(4, (w, kw)).to(_accumulator(x.dtype))
+    weights = torch.exp((z - z.detach().amax((3, 5), keepdim=True)) * beta)
+    total = weights.sum((3, 5))
+    what = (weights * z).sum((3, 5)) / total
+    across = (weights.sum(3) * _side(kw, z)).sum(4) / total
+    down = (weights.sum(5) * _side(kh, z)[:, None]).sum(3) / total
+    where = torch.stack((across, down), 2).clamp(-1, 1)  # rounding could step over the edge
+    return what.to(x.dtype), where.to(x.dtype)
+
+
+def soft_unpool2d(
+    what: Tensor,
+    where: Tensor,
+    kernel_size: int | tuple[int, int],
+    output_size: tuple[int, int] | None = None,
+) -> Tensor:
+    """Spread each what bilinearly over the four pixels around its where; they sum to the what.
+
+    Args:
+        what: (B, C, h, w).
+        where: (B, C, 2, h, w), x before y, from -1 to 1 over the window.
+        kernel_size: as given to `soft_pool2d`.
+        output_size: (H, W), any size that pools to (h, w); the rest is zeros. (h * kh, w * kw) when None.
+
+    Returns:
+        (B, C, H, W), in what's dtype. Gradients reach what and where.
+
+    Raises:
+        ValueError: wrong shapes or dtypes, or an output_size that does not pool to (h, w).
+    """
+    window = _window(kernel_size)
+    kh, kw = window.kernel
+    _check_image(what, "what")
+    if where.dim() != 5 or where.shape[2] != 2 or not where.is_floating_point():
+        raise ValueError(
+            f"where: got {where.dtype} {tuple(where.shape)}, expected floating point (B, C, 2, h, w); "
+            "pass the where of soft_pool2d"
+        )
+    b, c, h, w = what.shape
+    _check_where(what, where, (b, c, 2, h, w))
+    size = _output_size(output_size, (h, w), window, ceil=False)
+    # In pixels of the window: -1 is the middle of pixel 0 and 1 the middle of the last.
+    place = where.to(_accumulator(where.dtype)).add(1).div(2)
+    across, down = place.unbind(2)
+    near_x = _hat(across[:, :, :, None, :, None] * (kw - 1), torch.arange(kw, device=what.device))
+    near_y = _hat(down[:, :, :, None, :, None] * (kh - 1), torch.arange(kh, device=what.device)[:, None, None])
+    spread = (what[:, :, :, None, :, None] * near_y * near_x).to(what.dtype)  # (B, C, h, kh, w, kw)
+    return _fit(spread.flatten(4, 5).flatten(2, 3), size, what)
+
+
+def upsample_unpool2d(
+    what: Tensor,
+    kernel_size: int | tuple[int, int],
+    output_size: tuple[int, int] | None = None,
+) -> Tensor:
+    """Copy each what to every position of its window: the paper's ablation, unpooling without the where.
+
+    Args:
+        what: (B, C, h, w).
+        kernel_size: window, or (height, width), not overlapping.
+        output_size: (H, W), any size that pools to (h, w), in floor mode (the rest is zeros) or ceil mode (the last
+            window is cut); (h * kh, w * kw) when None.
+
+    Returns:
+        (B, C, H, W), in what's dtype.
+
+    Raises:
+        ValueError: not four dimensions, window out of range, or an output_size that does not pool to (h, w).
+    """
+    window = _window(kernel_size)
+    kh, kw = window.kernel
+    _check_image(what, "what")
+    size = _output_size(output_size, tuple(what.shape[-2:]), window, ceil=True)
+    copies = what[:, :, :, None, :, None].expand(-1, -1, -1, kh, -1, kw)
+    return _fit(copies.flatten(4, 5).flatten(2, 3), size, what)
+
+
+class SwitchPool2d(nn.Module):
+    """Module form of `switch_pool2d`: x -> (what, where)."""
+
+    def __init__(
+        self,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] | None = None,
+        padding: int | tuple[int, int] = 0,
+        ceil_mode: bool = False,
+    ) -> None:
+        super().__init__()
+        self.kernel_size, self.stride, self.padding = _window(kernel_size, stride, padding)
+        self.ceil_mode = ceil_mode
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return switch_pool2d(x, self.kernel_size, self.stride, self.padding, self.ceil_mode)
+
+    def extra_repr(self) -> str:
+        return _repr(self, "kernel_size", "stride", "padding", "ceil_mode")
+
+
+class SwitchUnpool2d(nn.Module):
+    """Module form of `switch_unpool2d`: (what, where) -> unpooled."""
+
+    def __init__(
+        self,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] | None = None,
+        padding: int | tuple[int, int] = 0,
+    ) -> None:
+        super().__init__()
+        self.kernel_size, self.stride, self.padding = _window(kernel_size, stride, padding)
+
+    def forward(self, what: Tensor, where: Tensor, output_size: tuple[int, int] | None = None) -> Tensor:
+        return switch_unpool2d(what, where, self.kernel_size, self.stride, self.padding, output_size)
+
+    def extra_repr(self) -> str:
+        return _repr(self, "kernel_size", "stride", "padding")
+
+
+class SoftPool2d(nn.Module):
+    """Module form of `soft_pool2d`: x -> (what, where)."""
+
+    def __init__(self, kernel_size: int | tuple[int, int], beta: float) -> None:
+        super().__init__()
+        self.kernel_size, self.beta = _window(kernel_size).kernel, _beta(beta)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return soft_pool2d(x, self.kernel_size, self.beta)
+
+    def extra_repr(self) -> str:
+        return _repr(self, "kernel_size", "beta")
+
+
+class SoftUnpool2d(nn.Module):
+    """Module form of `soft_unpool2d`: (what, where) -> unpooled."""
+
+    def __init__(self, kernel_size: int | tuple[int, int]) -> None:
+        super().__init__()
+        self.kernel_size = _window(kernel_size).kernel
+
+    def forward(self, what: Tensor, where: Tensor, output_size: tuple[int, int] | None = None) -> Tensor:
+        return soft_unpool2d(what, where, self.kernel_size, output_size)
+
+    def extra_repr(self) -> str:
+        return _repr(self, "kernel_size")
+
+
+class UpsampleUnpool2d(nn.Module):
+    """Module form of `upsample_unpool2d`: what -> unpooled."""
+
+    def __init__(self, kernel_size: int | tuple[int, int]) -> None:
+        super().__init__()
+        self.kernel_size = _window(kernel_size).kernel
+
+    def forward(self, what: Tensor, output_size: tuple[int, int] | None = None) -> Tensor:
+        return upsample_unpool2d(what, self.kernel_size, output_size)
+
+    def extra_repr(self) -> str:
+        return _repr(self, "kernel_size")
+
+
+# Shapes that depend on the data's values break symbolic tracing; in a traced graph each of these is one node.
+for _name in ("switch_pool2d", "switch_unpool2d", "soft_pool2d", "soft_unpool2d", "upsample_unpool2d"):
+    torch.fx.wrap(_name)
+
+
+class _SwitchPool(Function):
+    @staticmethod
+    def forward(x: Tensor, window: Window, ceil_mode: bool) -> tuple[Tensor, Tensor]:
+        what, index = F.max_pool2d(x, *window, ceil_mode=ceil_mode, return_indices=True)
+        return what, _where_of_index(index, window, tuple(x.shape[-2:]))
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        x, ctx.window, _ = inputs
+        ctx.size = tuple(x.shape[-2:])
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(output[1])
+
+    @staticmethod
+    def backward(ctx, grad_what: Tensor, _):
+        (where,) = ctx.saved_tensors
+        return _Put.apply(grad_what, where, ctx.window, ctx.size, False), None, None
+
+
+class _Put(Function):
+    """(B, C, h, w) -> (B, C, H, W): values at their positions; where several meet, their sum or their mean."""
+
+    @staticmethod
+    def forward(values: Tensor, where: Tensor, window: Window, size: tuple[int, int], mean: bool) -> Tensor:
+        if not window.overlaps:
+            return _put(values, where, window, size)
+        out = _put(values.to(_accumulator(values.dtype)), where, window, size)
+        return (out / _count(out, where, window) if mean else out).to(values.dtype)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        _, where, ctx.window, _, ctx.mean = inputs
+        ctx.save_for_backward(where)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        (where,) = ctx.saved_tensors
+        return _Pick.apply(grad, where, ctx.window, ctx.mean), None, None, None, None
+
+
+class _Pick(Function):
+    """(B, C, H, W) -> (B, C, h, w): the value at each position, over the number of windows that chose it for a mean."""
+
+    @staticmethod
+    def forward(image: Tensor, where: Tensor, window: Window, mean: bool) -> Tensor:
+        if not mean:
+            return _pick(image, where, window)
+        share = image.to(_accumulator(image.dtype))
+        return _pick(share / _count(share, where, window), where, window).to(image.dtype)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        image, where, ctx.window, ctx.mean = inputs
+        ctx.size = tuple(image.shape[-2:])
+        ctx.save_for_backward(where)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        (where,) = ctx.saved_tensors
+        return _Put.apply(grad, where, ctx.window, ctx.size, ctx.mean), None, None, None
+
+
+def _count(like: Tensor, where: Tensor, window: Window) -> Tensor:
+    """How many windows chose each pixel, at least 1: (B, C, H, W), as `like`."""
+    return _put(like.new_ones(()).expand(where.shape), where, window, tuple(like.shape[-2:])).clamp(min=1)
+
+
+def _put(values: Tensor, where: Tensor, window: Window, size: tuple[int, int]) -> Tensor:
+    # Measured: a scatter is 2 to 10 times faster than the other way on a CPU. On a GPU it is slow when it has to
+    # be deterministic, and a compiler can't fuse it.
+    if torch.compiler.is_compiling() or values.device.type != "cpu":
+        return _put_by_pixel(values, where, window, size)
+    last = _channels_last(where) or _channels_last(values)
+    height, width = window.canvas(size, tuple(where.shape[-2:]))
+    index, values = _canvas_index(where, window, width, last), _flat(values, last)
+    b, c = where.shape[:2]
+    if last:
+        canvas, dim = values.new_zeros(b, height * width, c), 1
+    else:
+        canvas, dim = values.new_zeros(b, c, height * width), 2
+    canvas = canvas.scatter_add_(dim, index, values) if window.overlaps else canvas.scatter_(dim, index, values)
+    canvas = canvas.unflatten(dim, (height, width))
+    canvas = canvas.permute(0, 3, 1, 2) if last else canvas
+    (ph, pw), (H, W) = window.padding, size
+    return canvas[:, :, ph : ph + H, pw : pw + W].contiguous(memory_format=_format(last))
+
+
+def _put_by_pixel(values: Tensor, where: Tensor, window: Window, size: tuple[int, int]) -> Tensor:
+    """`_put` without a scatter: every pixel looks at the one or few windows that it lies in, (m, n) of them."""
+    position, rows, columns = 0, None, None
+    lookups = []
+    for k, s, p, full, n in zip(*window, size, where.shape[-2:], strict=True):
+        pixel = torch.arange(full, device=where.device) + p
+        line = pixel // s - torch.arange(-(-k // s), device=where.device)[:, None]  # (m, H), then (n, W)
+        place = pixel - line * s
+        inside = (line >= 0) & (line < n) & (place < k)
+        lookups.append((line.clamp(min=0).clamp(max=n - 1), place, inside))
+    (rows, row_place, row_inside), (columns, column_place, column_inside) = lookups
+    position = row_place[:, :, None, None] * window.kernel[1] + column_place  # (m, H, n, W)
+    position = torch.where(row_inside[:, :, None, None] & column_inside, position, -1).to(torch.int16)
+    hit = where[:, :, rows][..., columns] == position
+    found = torch.where(hit, values[:, :, rows][..., columns], 0)  # (B, C, m, H, n, W)
+    out = found.sum((2, 4)) if window.overlaps else found.squeeze(4).squeeze(2)
+    if torch.compiler.is_compiling():
+        return out
+    return out.contiguous(memory_format=_format(_channels_last(where) or _channels_last(values)))
+
+
+def _pick(image: Tensor, where: Tensor, window: Window) -> Tensor:
+    last = _channels_last(where) or _channels_last(image)
+    (ph, pw), (H, W) = window.padding, image.shape[-2:]
+    height, width = window.canvas((H, W), tuple(where.shape[-2:]))
+    if torch.compiler.is_compiling() or (height, width) != (H, W):
+        image = F.pad(image, (pw, width - pw - W, ph, height - ph - H))
+    index = _canvas_index(where, window, width, last)
+    out = _flat(image, last).gather(1 if last else 2, index)
+    if last:
+        return out.unflatten(1, where.shape[-2:]).permute(0, 3, 1, 2)
+    return out.unflatten(2, where.shape[-2:])
+
+
+def _canvas_index(where: Tensor, window: Window, width: int, last: bool) -> Tensor:
+    """Position in the flat canvas, int64: (B, h * w, C) if `last`, else (B, C, h * w)."""
+    (kh, kw), (sh, sw) = window.kernel, window.stride
+    rows, columns = (torch.arange(n, device=where.device) for n in where.shape[-2:])
+    corner = ((rows * (sh * width))[:, None] + columns * sw).flatten()
+    where = _flat(where, last)
+    if torch.compiler.is_compiling():
+        row = where.to(torch.int64) // kw
+        index = row * (width - kw) + where
+    else:  # a table is three times faster than a division, and refuses a position outside the window
+        rows, columns = (torch.arange(k, device=where.device) for k in window.kernel)
+        table = ((rows * width)[:, None] + columns).flatten()
+        index = table.index_select(0, where.reshape(-1).int()).view(where.shape)
+    return index.add_(corner[:, None] if last else corner)
+
+
+def _where_of_index(index: Tensor, window: Window, size: tuple[int, int]) -> Tensor:
+    """Position inside each window, uint8, of torch's index into the flat image of `size`."""
+    (_, kw), (sh, sw), (ph, pw) = window
+    H, W = size
+    rows, columns = (torch.arange(n, device=index.device) for n in index.shape[-2:])
+    corner = ((rows * sh - ph) * kw)[:, None] + (columns * sw - pw)
+    if torch.compiler.is_compiling():
+        return (index + index // W * (kw - W) - corner).to(torch.uint8)
+    # Three times faster: every pixel's row * kw + column from a table, less the corner's, both modulo 256, which
+    # is exact since the difference is from 0 to 255.
+    last = _channels_last(index)
+    rows, columns = (torch.arange(n, device=index.device) for n in size)
+    table = ((rows * kw)[:, None] + columns).flatten().bitwise_and_(255).to(torch.uint8)
+    flat = index.permute(0, 2, 3, 1) if last else index
+    where = table.index_select(0, flat.reshape(-1)).view(flat.shape)
+    where = where.permute(0, 3, 1, 2) if last else where
+    return where.sub_(corner.bitwise_and_(255).to(torch.uint8))
+
+
+def _flat(t: Tensor, last: bool) -> Tensor:
+    return t.permute(0, 2, 3, 1).flatten(1, 2) if last else t.flatten(2)
+
+
+def _channels_last(t: Tensor) -> bool:
+    # Not `is_contiguous`, which answers yes to both layouts for a 1x1 map: what a whole-image window leaves.
+    return t.shape[1] > 1 and t.stride(1) == 1 and t.stride(3) == t.shape[1]
+
+
+def _format(last: bool) -> torch.memory_format:
+    return torch.channels_last if last else torch.contiguous_format
+
+
+def _fit(image: Tensor, size: tuple[int, int], like: Tensor) -> Tensor:
+    """Cut, or fill with zeros, at the bottom and right up to `size`, in the memory format of `like`."""
+    (H, W), (height, width) = size, image.shape[-2:]
+    if (height, width) != (H, W):
+        image = F.pad(image, (0, W - width, 0, H - height))
+    return image.contiguous(memory_format=_format(_channels_last(like)))
+
+
+def _accumulator(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _side(n: int, like: Tensor) -> Tensor:
+    """Coordinates of a window's n rows or columns: -1 to 1, or 0 for a single one."""
+    return torch.linspace(-1 if n > 1 else 0, 1 if n > 1 else 0, n, dtype=like.dtype, device=like.device)
+
+
+def _hat(place: Tensor, pixel: Tensor) -> Tensor:
+    return (1 - (place - pixel).abs()).relu()
+
+
+def _window(kernel_size, stride=None, padding=0) -> Window:
+    kernel = _pair("kernel_size", kernel_size, 1)
+    if kernel[0] * kernel[1] > MAX_POSITIONS:
+        raise ValueError(
+            f"kernel_size: got {kernel}, {kernel[0] * kernel[1]} positions, expected at most {MAX_POSITIONS} (16x16), "
+            "what a uint8 where can hold; pool twice with smaller windows"
+        )
+    window = Window(kernel, kernel if stride is None else _pair("stride", stride, 1), _pair("padding", padding, 0))
+    if any(2 * p > k for p, k in zip(window.padding, kernel, strict=True)):
+        raise ValueError(f"padding: got {window.padding}, expected at most half of kernel_size {kernel}; pad x instead")
+    return window
+
+
+def _pair(name: str, value, low: int) -> tuple[int, int]:
+    pair = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
+    if len(pair) != 2 or any(isinstance(v, bool) or not isinstance(v, int) or v < low for v in pair):
+        raise ValueError(f"{name}: got {value!r}, expected an integer of at least {low}, or a pair (height, width) of them")
+    return pair
+
+
+def _beta(beta: float) -> float:
+    if isinstance(beta, bool) or not isinstance(beta, (int, float)) or not 0 <= beta < float("inf"):
+        raise ValueError(f"beta: got {beta!r}, expected a finite number of at least 0; the paper uses 100")
+    return float(beta)
+
+
+def _check_image(t: Tensor, name: str) -> None:
+    if not isinstance(t, Tensor) or t.dim() != 4:
+        got = tuple(t.shape) if isinstance(t, Tensor) else type(t).__name__
+        raise ValueError(f"{name}: got {got}, expected a tensor of four dimensions (batch, channels, height, width)")
+
+
+def _check_where(what: Tensor, where: Tensor, expected: tuple[int, ...]) -> None:
+    # Sizes may be symbols while compiling: there, torch's own shape errors have to do.
+    if not torch.compiler.is_compiling() and tuple(where.shape) != expected:
+        raise ValueError(
+            f"where: got {tuple(where.shape)}, expected {expected} for a what of {tuple(what.shape)}; "
+            "pass the what and where of one pool"
+        )
+
+
+def _output_size(size, pooled: tuple[int, int], window: Window, ceil: bool) -> tuple[int, int]:
+    """`size` or the default, once it is sure to pool to `pooled` in floor mode (or, with `ceil`, ceil mode)."""
+    smallest = tuple((n - 1) * s - 2 * p + k for k, s, p, n in zip(*window, pooled, strict=True))
+    if size is None:
+        size = smallest
+    size = tuple(size)
+    if len(size) != 2:
+        raise ValueError(f"output_size: got {size}, expected (height, width); pass x.shape[-2:]")
+    if not torch.compiler.is_compiling():
+        for full, n, (k, s, p) in zip(size, pooled, zip(*window, strict=True), strict=True):
+            # ceil mode: the last window hangs over but starts inside the image or the padding before it
+            low = (n - 1) * s - p + 1 if ceil else (n - 1) * s - 2 * p + k
+            low = max(1, low, (n - 2) * s + k - 2 * p + 1)
+            if not low <= full <= (n - 1) * s - 2 * p + k + s - 1:
+                raise ValueError(
+                    f"output_size: got {size}, which does not pool to {pooled} with kernel {window.kernel}, stride "
+                    f"{window.stride} and padding {window.padding}; pass x.shape[-2:] of the x that was pooled, or None"
+                )
+    return size

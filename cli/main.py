@@ -1,4 +1,83 @@
-"""The `swwae` command."""
-import typer
+"""The `swwae` command: the one place where an error becomes a line and an exit code."""
+import errno
+import os
+import signal
+from typing import Annotated, Any
 
-app = typer.Typer(name="swwae", add_completion=False, pretty_exceptions_enable=False)
+import typer
+from typer.core import TyperGroup
+
+import swwae_zoo
+
+from . import list as list_command
+from . import recipes, show, train
+
+
+def explain(error: BaseException) -> str | None:
+    """The line that tells a user what `error` means, or None where the error is a bug of ours."""
+    if hasattr(error, "format_message"):  # a flag or command typer could not make sense of
+        return error.format_message()
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC or "No space left on device" in str(error):
+        where = getattr(error, "filename", None)
+        return f"disk full: could not write {where or 'the output'}: free some space or choose another --out"
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, (ValueError, OSError, ArithmeticError)):
+        return str(error) or type(error).__name__
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, without importing torch
+        return "out of GPU memory: lower --batch-size and --labeled-batch, or try --amp bf16"
+    return None
+
+
+def say(line: str) -> None:
+    typer.secho(line, fg=typer.colors.RED, err=True, color=False if os.environ.get("NO_COLOR") else None)
+
+
+class Commands(TyperGroup):
+    def main(self, *args: Any, standalone_mode: bool = True, **kwargs: Any) -> Any:
+        """Runs a command; bad input ends in one line on stderr and code 2, Ctrl-C in code 130."""
+        if not standalone_mode:
+            return super().main(*args, standalone_mode=False, **kwargs)
+        try:
+            code = super().main(*args, standalone_mode=False, **kwargs) or 0
+        except Exception as error:
+            line = explain(error)
+            if line is None or os.environ.get("SWWAE_DEBUG"):
+                raise
+            if line:  # empty after the help that a bare `swwae` prints
+                say(f"error: {line}")
+            code = 2
+        if code == 128 + signal.SIGINT:
+            say("interrupted")
+        raise SystemExit(code)
+
+
+app = typer.Typer(
+    name="swwae",
+    help="Stacked What-Where Auto-Encoders: train on few labels and many images.",
+    epilog="SWWAE_DATA names the folder of data sets; SWWAE_DEBUG=1 shows tracebacks.",
+    cls=Commands,
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"swwae_zoo {swwae_zoo.__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", callback=version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    pass
+
+
+app.command("train")(train.train)
+app.command("list")(list_command.list_models)
+app.command("show")(show.show)
+app.command("recipes")(recipes.recipes)

@@ -1,0 +1,34 @@
+"""`swwae recipes`: the complete configurations that come with the package."""
+import json
+from importlib.resources import files
+from typing import Annotated
+
+import typer
+
+from .options import Json
+
+
+def recipes(
+    name: Annotated[str | None, typer.Argument(help="Print this recipe instead of the list.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the recipes, or print one with its findings."""
+    from swwae_zoo import config
+
+    names = config.recipe_names()
+    if name is not None:
+        recipe = config.read_recipe(name)  # also where it need not be read: its error names the nearest
+        if as_json:
+            typer.echo(json.dumps(vars(recipe)))
+        elif name in names:
+            typer.echo((files("swwae_zoo.recipes") / f"{name}.toml").read_text(encoding="utf-8"), nl=False)
+        else:
+            typer.echo(config.to_toml(recipe), nl=False)
+        return
+    titles = {name: config.recipe_title(name) for name in names}
+    if as_json:
+        typer.echo(json.dumps([{"name": name, "title": title} for name, title in titles.items()]))
+        return
+    width = max(map(len, names), default=0)
+    for name, title in titles.items():
+        typer.echo(f"{name:{width}}  {title}".rstrip())

@@ -1,0 +1,38 @@
+"""`swwae show MODEL`: what a model is made of."""
+import json
+from typing import Annotated
+
+import typer
+
+from .options import Json, ModelArg, print_table
+
+
+def show(
+    model: Annotated[str, typer.Argument(help="Name of the model, as timm.create_model takes it.")],
+    img_size: Annotated[int | None, typer.Option(min=1, help="Side of the images; the model's own if not given.")] = None,
+    in_chans: Annotated[int | None, typer.Option(min=1, help="Channels of the images.")] = None,
+    num_classes: Annotated[int | None, typer.Option(min=0, help="Classes; 0 leaves the classifier out.")] = None,
+    model_arg: ModelArg = None,
+    as_json: Json = False,
+) -> None:
+    """Show a model's layers, output shapes, parameters, FLOPs, and where each switch comes from and goes to."""
+    from swwae_zoo.config import parse_model_arg
+    from swwae_zoo.describe import build_meta, describe, totals
+
+    args = {"img_size": img_size, "in_chans": in_chans, "num_classes": num_classes}
+    built = build_meta(model, args | dict(map(parse_model_arg, model_arg or [])))
+    rows = describe(built)
+    sums = totals(rows)
+    if as_json:
+        layers = [row._asdict() for row in rows]
+        typer.echo(json.dumps({"model": model, "notation": built.notation, "layers": layers, "totals": sums}))
+        return
+    typer.echo(f"{model}: {built.notation}\n")
+    header = ("part", "layer", "kind", "output", "parameters", "FLOPs", "switch")
+    print_table(header, [
+        (row.part, row.name, row.layer, "x".join(map(str, row.shape)), row.params, row.flops, row.switch) for row in rows
+    ])
+    typer.echo()
+    total = {key: sum(part[key] for part in sums.values()) for key in ("params", "flops")}
+    print_table(("part", "parameters", "FLOPs"), [(part, s["params"], s["flops"]) for part, s in {**sums, "all": total}.items()])
+    typer.echo("\nFLOPs of one image: 2 x the multiply-adds of convolutions and linear layers.")

@@ -1,0 +1,91 @@
+"""`swwae train`: its flags are the fields of `swwae_zoo.config.RunConfig`, one each."""
+import inspect
+import json
+from dataclasses import Field, fields
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from swwae_zoo import config
+
+from .options import Json
+
+# The control flags, those that are no field of a recipe.
+Recipe = Annotated[str | None, typer.Option("--recipe", metavar="NAME|PATH", help="Recipe to start from (else the model's own).")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite a run that --out already holds.")]
+
+
+def train(recipe: Recipe = None, resume: Resume = False, force: Force = False, as_json: Json = False, **given: Any) -> None:
+    """Train a model on few labels and many images.
+
+    Flags override the recipe, and without --recipe it is the model's own: `swwae train --model swwae_mnist` is a full run.
+    """
+    overrides = {key.name: value_of(key, given[key.name]) for key in fields(config.RunConfig)}
+    base = base_recipe(recipe, resume, overrides["model"] or config.RunConfig.model, overrides["out"])
+    run = config.merge(config.read_recipe(base) if base else None, overrides)
+
+    from swwae_zoo.describe import check_model_name
+    from swwae_zoo.train import train_rounds
+
+    check_model_name(run.model)
+    rounds = train_rounds(run, resume=resume, force=force)
+    if as_json:
+        typer.echo(json.dumps(rounds))
+
+
+def base_recipe(recipe: str | None, resume: bool, model: str, out: str | None) -> str | Path | None:
+    """What the flags override: the recipe asked for, the resumed run's own, or the model's default; None if it has none."""
+    if recipe is None and resume and out is not None:
+        saved = Path(out) / "config.toml"
+        if not saved.is_file():
+            raise ValueError(f"{out}: holds no run to resume; leave --resume out to start one")
+        return saved
+    if recipe is None and config.default_recipe(model) is None:
+        from swwae_zoo.describe import check_model_name
+
+        check_model_name(model)  # a wrong name is the likelier reason than a missing length of the run
+    return recipe or config.default_recipe(model)
+
+
+def value_of(key: Field, given: Any) -> Any:
+    """A flag's text in its field's type; None where the flag was not given."""
+    if given is None or given == []:
+        return None
+    if key.name == "model_args":
+        return dict(map(config.parse_model_arg, given))
+    if not is_list(key):
+        return given
+    try:
+        numbers = [float(number) for number in given.split(",") if number.strip()]
+    except ValueError:
+        raise ValueError(f"{config.flags(key)[0]}: got {given!r}, expected numbers, separated by commas") from None
+    return numbers[0] if key.type != list[float] and len(numbers) == 1 else numbers
+
+
+def is_list(key: Field) -> bool:
+    return key.type in (list[float], float | list[float])
+
+
+def flag(key: Field) -> inspect.Parameter:
+    """The typer option of one field; its default None means "not given"."""
+    names = list(config.flags(key))
+    kind, metavar = key.type, None
+    if key.type is bool:
+        names[0] += f"/--no-{names[0].removeprefix('--')}"
+    elif key.name == "model_args":
+        kind, metavar = list[str], "KEY=VALUE"
+    elif is_list(key):
+        kind, metavar = str, "NUMBER,..."
+    elif "choices" in key.metadata:
+        metavar = "|".join(key.metadata["choices"])
+    option = typer.Option(*names, metavar=metavar, help=key.metadata["help"], rich_help_panel=key.metadata["group"])
+    return inspect.Parameter(key.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option])
+
+
+# typer reads a command's flags from its signature.
+_own = [parameter for parameter in inspect.signature(train).parameters.values() if parameter.name != "given"]
+_flags = [flag(key) for key in fields(config.RunConfig)]
+train.__signature__ = inspect.Signature([*_own, *_flags])  # type: ignore[attr-defined]
+train.__annotations__ = {parameter.name: parameter.annotation for parameter in [*_own, *_flags]} | {"return": None}

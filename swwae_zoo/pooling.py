@@ -6,40 +6,19 @@ Shapes, here and below:
     what          (B, C, h, w)      the pooled value, in x's dtype
     where, hard   (B, C, h, w)      uint8, row-major position of the maximum inside its own window
     where, soft   (B, C, 2, h, w)   x then y, each from -1 (first column or row of the window) to 1 (last)
-    canvas        the image with its padding and whatever the last windows hang over by
 
-A hard `where` is all that pooling and unpooling keep for their backward passes: one byte per pooled value.
-Each is the other's transpose: `_Put` sends every value to its position, `_Pick` reads the value there.
+A hard `where` is all that pooling and unpooling keep for their backward passes: one byte per pooled value. How it is
+done stands in `windows.py`.
 """
 
-from typing import NamedTuple
-
 import torch
+import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd import Function
+
+from swwae_zoo.windows import Window, accumulator, channels_last, memory_format, put, switch_pool
 
 MAX_POSITIONS = 256  # what one uint8 can tell apart: a 16x16 window
-
-
-class Window(NamedTuple):
-    """Kernel, stride and padding, (vertical, horizontal) each."""
-
-    kernel: tuple[int, int]
-    stride: tuple[int, int]
-    padding: tuple[int, int]
-
-    @property
-    def overlaps(self) -> bool:
-        return self.stride[0] < self.kernel[0] or self.stride[1] < self.kernel[1]
-
-    def canvas(self, size: tuple[int, int], pooled: tuple[int, int]) -> tuple[int, int]:
-        """Smallest (height, width) that holds the padded image of `size` and all of its windows."""
-        height, width = (
-            torch.sym_max(p + full, (n - 1) * s + k)
-            for k, s, p, full, n in zip(*self, size, pooled, strict=True)
-        )
-        return height, width
 
 
 def switch_pool2d(
@@ -76,7 +55,7 @@ def switch_pool2d(
                     f"x: got {tuple(x.shape)}, smaller than one window {window.kernel} with padding {window.padding}; "
                     "pool with a smaller kernel_size, or feed larger images"
                 )
-    return _SwitchPool.apply(x, window, bool(ceil_mode))
+    return switch_pool(x, window, bool(ceil_mode))
 
 
 def switch_unpool2d(
@@ -111,7 +90,7 @@ def switch_unpool2d(
     _check_image(where, "where")
     _check_where(what, where, tuple(what.shape))
     size = _output_size(output_size, tuple(what.shape[-2:]), window, ceil=True)
-    return _Put.apply(what, where, window, size, window.overlaps)
+    return put(what, where, window, size)
 
 
 def soft_pool2d(x: Tensor, kernel_size: int | tuple[int, int], beta: float) -> tuple[Tensor, Tensor]:
@@ -142,7 +121,7 @@ def soft_pool2d(x: Tensor, kernel_size: int | tuple[int, int], beta: float) -> t
             "pool with a smaller kernel_size, or feed larger images"
         )
     # (B, C, h, kh, w, kw), a view: one window is dimensions 3 and 5
-    z = x[:, :, : h * kh, : w * kw].unflatten(2, (h, kh)).unflatten(4, (w, kw)).to(_accumulator(x.dtype))
+    z = x[:, :, : h * kh, : w * kw].unflatten(2, (h, kh)).unflatten(4, (w, kw)).to(accumulator(x.dtype))
     weights = torch.exp((z - z.detach().amax((3, 5), keepdim=True)) * beta)
     total = weights.sum((3, 5))
     what = (weights * z).sum((3, 5)) / total
@@ -184,7 +163,7 @@ def soft_unpool2d(
     _check_where(what, where, (b, c, 2, h, w))
     size = _output_size(output_size, (h, w), window, ceil=False)
     # In pixels of the window: -1 is the middle of pixel 0 and 1 the middle of the last.
-    place = where.to(_accumulator(where.dtype)).add(1).div(2)
+    place = where.to(accumulator(where.dtype)).add(1).div(2)
     across, down = place.unbind(2)
     near_x = _hat(across[:, :, :, None, :, None] * (kw - 1), torch.arange(kw, device=what.device))
     near_y = _hat(down[:, :, :, None, :, None] * (kh - 1), torch.arange(kh, device=what.device)[:, None, None])
@@ -301,178 +280,9 @@ class UpsampleUnpool2d(nn.Module):
         return _repr(self, "kernel_size")
 
 
-# Shapes that depend on the data's values break symbolic tracing; in a traced graph each of these is one node.
+# Checks of shapes can't run on a symbolic tracer's stand-ins: in a traced graph each of these is one node.
 for _name in ("switch_pool2d", "switch_unpool2d", "soft_pool2d", "soft_unpool2d", "upsample_unpool2d"):
     torch.fx.wrap(_name)
-
-
-class _SwitchPool(Function):
-    @staticmethod
-    def forward(x: Tensor, window: Window, ceil_mode: bool) -> tuple[Tensor, Tensor]:
-        what, index = F.max_pool2d(x, *window, ceil_mode=ceil_mode, return_indices=True)
-        return what, _where_of_index(index, window, tuple(x.shape[-2:]))
-
-    @staticmethod
-    def setup_context(ctx, inputs, output) -> None:
-        x, ctx.window, _ = inputs
-        ctx.size = tuple(x.shape[-2:])
-        ctx.mark_non_differentiable(output[1])
-        ctx.save_for_backward(output[1])
-
-    @staticmethod
-    def backward(ctx, grad_what: Tensor, _):
-        (where,) = ctx.saved_tensors
-        return _Put.apply(grad_what, where, ctx.window, ctx.size, False), None, None
-
-
-class _Put(Function):
-    """(B, C, h, w) -> (B, C, H, W): values at their positions; where several meet, their sum or their mean."""
-
-    @staticmethod
-    def forward(values: Tensor, where: Tensor, window: Window, size: tuple[int, int], mean: bool) -> Tensor:
-        if not window.overlaps:
-            return _put(values, where, window, size)
-        out = _put(values.to(_accumulator(values.dtype)), where, window, size)
-        return (out / _count(out, where, window) if mean else out).to(values.dtype)
-
-    @staticmethod
-    def setup_context(ctx, inputs, output) -> None:
-        _, where, ctx.window, _, ctx.mean = inputs
-        ctx.save_for_backward(where)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor):
-        (where,) = ctx.saved_tensors
-        return _Pick.apply(grad, where, ctx.window, ctx.mean), None, None, None, None
-
-
-class _Pick(Function):
-    """(B, C, H, W) -> (B, C, h, w): the value at each position, over the number of windows that chose it for a mean."""
-
-    @staticmethod
-    def forward(image: Tensor, where: Tensor, window: Window, mean: bool) -> Tensor:
-        if not mean:
-            return _pick(image, where, window)
-        share = image.to(_accumulator(image.dtype))
-        return _pick(share / _count(share, where, window), where, window).to(image.dtype)
-
-    @staticmethod
-    def setup_context(ctx, inputs, output) -> None:
-        image, where, ctx.window, ctx.mean = inputs
-        ctx.size = tuple(image.shape[-2:])
-        ctx.save_for_backward(where)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor):
-        (where,) = ctx.saved_tensors
-        return _Put.apply(grad, where, ctx.window, ctx.size, ctx.mean), None, None, None
-
-
-def _count(like: Tensor, where: Tensor, window: Window) -> Tensor:
-    """How many windows chose each pixel, at least 1: (B, C, H, W), as `like`."""
-    return _put(like.new_ones(()).expand(where.shape), where, window, tuple(like.shape[-2:])).clamp(min=1)
-
-
-def _put(values: Tensor, where: Tensor, window: Window, size: tuple[int, int]) -> Tensor:
-    # Measured: a scatter is 2 to 10 times faster than the other way on a CPU. On a GPU it is slow when it has to
-    # be deterministic, and a compiler can't fuse it.
-    if torch.compiler.is_compiling() or values.device.type != "cpu":
-        return _put_by_pixel(values, where, window, size)
-    last = _channels_last(where) or _channels_last(values)
-    height, width = window.canvas(size, tuple(where.shape[-2:]))
-    index, values = _canvas_index(where, window, width, last), _flat(values, last)
-    b, c = where.shape[:2]
-    if last:
-        canvas, dim = values.new_zeros(b, height * width, c), 1
-    else:
-        canvas, dim = values.new_zeros(b, c, height * width), 2
-    canvas = canvas.scatter_add_(dim, index, values) if window.overlaps else canvas.scatter_(dim, index, values)
-    canvas = canvas.unflatten(dim, (height, width))
-    canvas = canvas.permute(0, 3, 1, 2) if last else canvas
-    (ph, pw), (H, W) = window.padding, size
-    return canvas[:, :, ph : ph + H, pw : pw + W].contiguous(memory_format=_format(last))
-
-
-def _put_by_pixel(values: Tensor, where: Tensor, window: Window, size: tuple[int, int]) -> Tensor:
-    """`_put` without a scatter: every pixel looks at the one or few windows that it lies in, (m, n) of them."""
-    position, rows, columns = 0, None, None
-    lookups = []
-    for k, s, p, full, n in zip(*window, size, where.shape[-2:], strict=True):
-        pixel = torch.arange(full, device=where.device) + p
-        line = pixel // s - torch.arange(-(-k // s), device=where.device)[:, None]  # (m, H), then (n, W)
-        place = pixel - line * s
-        inside = (line >= 0) & (line < n) & (place < k)
-        lookups.append((line.clamp(min=0).clamp(max=n - 1), place, inside))
-    (rows, row_place, row_inside), (columns, column_place, column_inside) = lookups
-    position = row_place[:, :, None, None] * window.kernel[1] + column_place  # (m, H, n, W)
-    position = torch.where(row_inside[:, :, None, None] & column_inside, position, -1).to(torch.int16)
-    hit = where[:, :, rows][..., columns] == position
-    found = torch.where(hit, values[:, :, rows][..., columns], 0)  # (B, C, m, H, n, W)
-    out = found.sum((2, 4)) if window.overlaps else found.squeeze(4).squeeze(2)
-    if torch.compiler.is_compiling():
-        return out
-    return out.contiguous(memory_format=_format(_channels_last(where) or _channels_last(values)))
-
-
-def _pick(image: Tensor, where: Tensor, window: Window) -> Tensor:
-    last = _channels_last(where) or _channels_last(image)
-    (ph, pw), (H, W) = window.padding, image.shape[-2:]
-    height, width = window.canvas((H, W), tuple(where.shape[-2:]))
-    if torch.compiler.is_compiling() or (height, width) != (H, W):
-        image = F.pad(image, (pw, width - pw - W, ph, height - ph - H))
-    index = _canvas_index(where, window, width, last)
-    out = _flat(image, last).gather(1 if last else 2, index)
-    if last:
-        return out.unflatten(1, where.shape[-2:]).permute(0, 3, 1, 2)
-    return out.unflatten(2, where.shape[-2:])
-
-
-def _canvas_index(where: Tensor, window: Window, width: int, last: bool) -> Tensor:
-    """Position in the flat canvas, int64: (B, h * w, C) if `last`, else (B, C, h * w)."""
-    (kh, kw), (sh, sw) = window.kernel, window.stride
-    rows, columns = (torch.arange(n, device=where.device) for n in where.shape[-2:])
-    corner = ((rows * (sh * width))[:, None] + columns * sw).flatten()
-    where = _flat(where, last)
-    if torch.compiler.is_compiling():
-        row = where.to(torch.int64) // kw
-        index = row * (width - kw) + where
-    else:  # a table is three times faster than a division, and refuses a position outside the window
-        rows, columns = (torch.arange(k, device=where.device) for k in window.kernel)
-        table = ((rows * width)[:, None] + columns).flatten()
-        index = table.index_select(0, where.reshape(-1).int()).view(where.shape)
-    return index.add_(corner[:, None] if last else corner)
-
-
-def _where_of_index(index: Tensor, window: Window, size: tuple[int, int]) -> Tensor:
-    """Position inside each window, uint8, of torch's index into the flat image of `size`."""
-    (_, kw), (sh, sw), (ph, pw) = window
-    H, W = size
-    rows, columns = (torch.arange(n, device=index.device) for n in index.shape[-2:])
-    corner = ((rows * sh - ph) * kw)[:, None] + (columns * sw - pw)
-    if torch.compiler.is_compiling():
-        return (index + index // W * (kw - W) - corner).to(torch.uint8)
-    # Three times faster: every pixel's row * kw + column from a table, less the corner's, both modulo 256, which
-    # is exact since the difference is from 0 to 255.
-    last = _channels_last(index)
-    rows, columns = (torch.arange(n, device=index.device) for n in size)
-    table = ((rows * kw)[:, None] + columns).flatten().bitwise_and_(255).to(torch.uint8)
-    flat = index.permute(0, 2, 3, 1) if last else index
-    where = table.index_select(0, flat.reshape(-1)).view(flat.shape)
-    where = where.permute(0, 3, 1, 2) if last else where
-    return where.sub_(corner.bitwise_and_(255).to(torch.uint8))
-
-
-def _flat(t: Tensor, last: bool) -> Tensor:
-    return t.permute(0, 2, 3, 1).flatten(1, 2) if last else t.flatten(2)
-
-
-def _channels_last(t: Tensor) -> bool:
-    # Not `is_contiguous`, which answers yes to both layouts for a 1x1 map: what a whole-image window leaves.
-    return t.shape[1] > 1 and t.stride(1) == 1 and t.stride(3) == t.shape[1]
-
-
-def _format(last: bool) -> torch.memory_format:
-    return torch.channels_last if last else torch.contiguous_format
 
 
 def _fit(image: Tensor, size: tuple[int, int], like: Tensor) -> Tensor:
@@ -480,11 +290,7 @@ def _fit(image: Tensor, size: tuple[int, int], like: Tensor) -> Tensor:
     (H, W), (height, width) = size, image.shape[-2:]
     if (height, width) != (H, W):
         image = F.pad(image, (0, W - width, 0, H - height))
-    return image.contiguous(memory_format=_format(_channels_last(like)))
-
-
-def _accumulator(dtype: torch.dtype) -> torch.dtype:
-    return torch.promote_types(dtype, torch.float32)
+    return image.contiguous(memory_format=memory_format(channels_last(like)))
 
 
 def _side(n: int, like: Tensor) -> Tensor:

@@ -6,13 +6,14 @@ import difflib
 import os
 from pathlib import Path
 
-from swwae_zoo.data.folders import FOLDERS
+from swwae_zoo.data.folders import folder
 from swwae_zoo.data.images import ImageSet, Request, with_channels
+from swwae_zoo.data.npz import npz
 from swwae_zoo.data.sources import SOURCES
 
 SPLITS = ("train", "test", "unlabeled")
 BAD_IMAGES = ("refuse", "skip")
-LOADERS = {**SOURCES, **FOLDERS}  # a new data set is one more entry
+LOADERS = {**SOURCES, "folder": folder, "npz": npz}  # a new data set is one more entry
 FORMS = {"svhn": "svhn[:extra]", "stl10": "stl10[:fold=K]", "folder": "folder:PATH", "npz": "npz:PATH"}
 
 

@@ -70,8 +70,11 @@ class Preprocess:
                 every device. Needed when something is to be drawn.
 
         Raises:
-            ValueError: random numbers are needed and there is no generator, or mean and channels do not match.
+            ValueError: not uint8; random numbers are needed and there is no generator; mean or std does not match
+                the channels.
         """
+        if images.dtype != torch.uint8:
+            raise ValueError(f"got {images.dtype} images, expected torch.uint8, 0 to 255")
         images = self._fit(images)
         if train and (self.translate or self.mirror):
             if generator is None:
@@ -95,21 +98,18 @@ class Preprocess:
         """Translate, then mirror, by reading each output pixel from where it comes from, `(B, C, S, T)` as given."""
         batch, channels, height, width = images.shape
         t, device = self.translate, images.device
-        rows = torch.arange(height).expand(batch, height)
-        cols = torch.arange(width).expand(batch, width)
-        if self.translate:
-            shift = torch.randint(-t, t + 1, (2, batch, 1), generator=generator)
-        else:
-            shift = torch.zeros(2, batch, 1, dtype=torch.int64)
+        rows, cols = torch.arange(height, device=device)[None], torch.arange(width, device=device)[None]
         if self.mirror:
-            flip = torch.randint(0, 2, (batch, 1), generator=generator).bool()
+            flip = torch.randint(0, 2, (batch, 1), generator=generator).bool().to(device, non_blocking=True)
             cols = torch.where(flip, width - 1 - cols, cols)
-        # Out of bounds by at most t once the image stands in a frame of t zeros.
-        rows, cols = rows + t - shift[0], cols + t - shift[1]
-        framed = F.pad(images, (t, t, t, t)).flatten(2)
-        source = (rows[:, :, None] * (width + 2 * t) + cols[:, None, :]).view(batch, 1, height * width)
-        source = source.to(device, non_blocking=True).expand(-1, channels, -1)
-        return framed.gather(2, source).view(batch, channels, height, width)
+        if t:
+            down, right = torch.randint(-t, t + 1, (2, batch, 1), generator=generator).to(device, non_blocking=True)
+            # In a frame of t zeros every place read from exists.
+            rows, cols = rows + t - down, cols + t - right
+            images = F.pad(images, (t, t, t, t))
+        source = rows[:, :, None] * (width + 2 * t) + cols[:, None, :]
+        source = source.reshape(-1, 1, height * width).expand(batch, channels, -1)
+        return images.flatten(2).gather(2, source).view(batch, channels, height, width)
 
     def _normalise(self, x: Tensor) -> Tensor:
         if self.contrast == "image":
@@ -119,8 +119,8 @@ class Preprocess:
         for what, values in (("mean", self.mean), ("std", self.std)):
             if len(values) not in (1, x.shape[1]):
                 raise ValueError(f"got {len(values)} values of {what} for images of {x.shape[1]} channels")
-        mean, std = self.mean.to(x.device), self.std.to(x.device)
-        return (x - mean) / std
+        self.mean, self.std = self.mean.to(x.device), self.std.to(x.device)  # copied in the first call only
+        return (x - self.mean) / self.std
 
 
 def _per_channel(values: float | Sequence[float]) -> Tensor:

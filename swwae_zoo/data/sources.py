@@ -89,7 +89,6 @@ def svhn(request: Request) -> ImageSet:
             lambda root, download: SVHN(root, split=part, download=download),
         )
 
-    # One part at a time into place: the extra part is 1.6 GB, and its file is not in this order.
     images, labels = zip(*((_tensor(data.data), _tensor(data.labels)) for data in map(read, parts)))
     return ImageSet(request.spec, _joined(images), _joined(labels).long(), DIGITS)
 

@@ -102,17 +102,17 @@ def draw(train: ImageSet, *, num_labels: int, num_val: int, seed: int) -> tuple[
     for label, name in enumerate(train.class_names):
         members = (train.labels == label).nonzero()[:, 0]
         shuffled = members[torch.randperm(len(members), generator=seeded(seed, "split", label))]
-        num_held = val_quota[label]
+        num_held, num_asked = val_quota[label], label_quota[label] if num_labels else 1
         if num_held > len(members):
             raise ValueError(
                 f"class {name!r} of {train.name} has {len(members)} images, got {num_held} asked for validation; "
                 f"lower num_val"
             )
-        if label_quota[label] > len(members) - num_held:
+        if num_asked > len(members) - num_held:
             less = f" ({num_held} more held out for validation)" if num_held else ""
             raise ValueError(
                 f"class {name!r} of {train.name} has {len(members) - num_held} labelled images{less}, got "
-                f"{label_quota[label]} asked; lower num_labels, or 0 for every label"
+                f"{num_asked} asked; lower {'num_labels' if num_labels else 'num_val'}"
             )
         val_parts.append(shuffled[:num_held])
         label_parts.append(shuffled[num_held : num_held + label_quota[label] if num_labels else None])

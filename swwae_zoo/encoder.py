@@ -1,0 +1,68 @@
+"""One stage of the encoder: convolutions, then a pool that parts what from where."""
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from timm.layers import register_notrace_function
+from torch import Tensor, nn
+
+from .decoder import ConvNorm, Stage
+from .pooling import soft_pool2d, switch_pool2d
+
+__all__ = ["EncoderStage"]
+
+register_notrace_function(soft_pool2d)
+
+
+class EncoderStage(nn.Module):
+    """(B, c_in, H, W) -> convs -> pool -> what (B, c_out, H // k, W // k).
+
+    ReLU follows every convolution.  In front of a hard pool it is moved behind it:
+    relu(max(x)) == max(relu(x)), the switch of a window whose maximum is positive is the same, and where
+    the maximum is not, the what is 0 wherever it is put; so it runs on a k*k times smaller map.
+
+    Args:
+        stage: its convolutions and pool size.
+        pool: "hard" (max, argmax) or "soft" (eq. 3, 4 with ``beta``).
+        beta: sharpness of the soft pool.
+        batch_norm: batch norm after every convolution.
+    """
+
+    def __init__(self, stage: Stage, pool: str, beta: float, batch_norm: bool, device=None, dtype=None):
+        super().__init__()
+        self.pool_size = stage.pool_size
+        self.pool = pool
+        self.beta = beta
+        self.convs = nn.ModuleList(ConvNorm(fact, batch_norm, device=device, dtype=dtype) for fact in stage.convs)
+
+    def forward_convs(self, x: Tensor) -> Tensor:
+        """(B, c_in, H, W) -> (B, c_out, H, W), before the ReLU of the last convolution."""
+        for conv in self.convs[:-1]:
+            x = F.relu(conv(x))
+        return self.convs[-1](x)
+
+    @torch.jit.unused
+    def soft_pool(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Eq. (3), (4) on the activations; unlike max, a soft maximum does not commute with ReLU."""
+        return soft_pool2d(F.relu(x), self.pool_size, self.beta)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The what alone, at the plain convnet's cost: no switch is made."""
+        x = self.forward_convs(x)
+        if self.pool_size is None:
+            return F.relu(x)
+        if self.pool == "soft":
+            return self.soft_pool(x)[0]
+        return F.relu(F.max_pool2d(x, self.pool_size))
+
+    @torch.jit.unused
+    def forward_switch(self, x: Tensor) -> tuple[Tensor, Tensor | None, tuple[int, int]]:
+        """What, where (see `Encoding`) and the (H, W) of the map that was pooled."""
+        x = self.forward_convs(x)
+        size = (x.shape[2], x.shape[3])
+        if self.pool_size is None:
+            return F.relu(x), None, size
+        if self.pool == "soft":
+            return (*self.soft_pool(x), size)
+        what, where = switch_pool2d(x, self.pool_size)
+        return F.relu(what), where, size

@@ -1,0 +1,70 @@
+"""Error and reconstruction loss of a model on a set of images."""
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from .losses import reconstruction_loss
+
+__all__ = ["Autocast", "classification_error", "mean_reconstruction_loss"]
+
+
+class Autocast:
+    """Mixed precision as a recipe says it: "bf16", "fp16" or "off"; each call gives a fresh context."""
+
+    DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "off": None}
+
+    def __init__(self, amp: str, device: torch.device):
+        if amp not in self.DTYPES:
+            raise ValueError(f"amp is {amp!r}: expected one of {', '.join(self.DTYPES)}")
+        self.dtype, self.device = self.DTYPES[amp], device
+
+    def __call__(self) -> torch.autocast:
+        return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None)
+
+
+def _batches(images: Tensor, size: int):
+    for start in range(0, images.shape[0], size):
+        yield slice(start, start + size)
+
+
+@torch.inference_mode()
+def classification_error(
+    model: nn.Module, images: Tensor, labels: Tensor, prepare: Callable[[Tensor], Tensor], autocast: Autocast,
+    batch_size: int = 512,
+) -> float:
+    """Share of wrongly classified images in %, 0 to 100; the model is left in the mode it was in.
+
+    Args:
+        images: (N, C, H, W) uint8, N > 0.
+        labels: (N,) int64.
+        prepare: uint8 images -> the model's input.
+    """
+    training = model.training
+    model.eval()
+    wrong = 0
+    for part in _batches(images, batch_size):
+        with autocast():
+            logits = model(prepare(images[part]))
+        wrong += int((logits.argmax(1) != labels[part]).sum())
+    model.train(training)
+    return 100.0 * wrong / images.shape[0]
+
+
+@torch.inference_mode()
+def mean_reconstruction_loss(
+    model: nn.Module, images: Tensor, prepare: Callable[[Tensor], Tensor], autocast: Autocast, batch_size: int = 512,
+) -> float:
+    """L_L2rec of eq. (2) over a set: mean squared error per element; the model is left in the mode it was in."""
+    training = model.training
+    model.eval()
+    total = 0.0
+    for part in _batches(images, batch_size):
+        x = prepare(images[part])
+        with autocast():
+            reconstruction = model.forward_decoder(model.forward_encoder(x)).reconstruction
+        total += float(reconstruction_loss(reconstruction, x)) * x.shape[0]
+    model.train(training)
+    return total / images.shape[0]

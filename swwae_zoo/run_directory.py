@@ -1,0 +1,203 @@
+"""The folder a run leaves behind: configuration, provenance, metrics, models and the checkpoint to resume from.
+
+    config.toml       the complete recipe, so that `swwae train --recipe DIR/config.toml` runs it again
+    run.json          command, commit, versions, machine
+    metrics.jsonl     one JSON object a line: losses as they come, errors at each evaluation
+    last/, best/      model.safetensors + config.json: timm.create_model("local-dir:DIR/last", pretrained=True)
+    checkpoint.pt     everything `--resume` needs
+
+Every file is written beside its place and moved there in one step, so that a kill at any moment leaves
+the old file or the new one, never half of one.
+"""
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import timm
+import torch
+import torchvision
+from timm.models._hub import save_config_for_hf
+from torch import nn
+
+from . import __version__
+from .config import RunConfig, to_toml
+
+__all__ = ["RunDirectory", "atomic_write"]
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Gives a path beside ``path`` to write to, and moves it there when the block ends well.
+
+    Raises:
+        OSError: what writing raised, the disk being full among them; ``path`` is as it was.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield partial
+        with open(partial, "rb+") as file:  # on disk before it takes the old file's place
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException as error:
+        partial.unlink(missing_ok=True)
+        if isinstance(error, (RuntimeError, safetensors.SafetensorError)) and _disk_is_full(path.parent, error):
+            raise OSError(28, "No space left on device", str(path)) from error
+        raise
+
+
+def _disk_is_full(folder: Path, error: Exception) -> bool:
+    """torch and safetensors report a full disk in words of their own."""
+    text = str(error).lower()
+    return "no space" in text or "file write failed" in text or "unexpected pos" in text or "os error 28" in text
+
+
+class RunDirectory:
+    """One run's folder.
+
+    Args:
+        path: the folder; made if absent.
+        resume: go on with the run that is in it.
+        force: drop the run that is in it.
+
+    Raises:
+        ValueError: it holds a run already and neither was asked for, or there is none to resume.
+    """
+
+    def __init__(self, path: str | Path, resume: bool = False, force: bool = False):
+        self.path = Path(path)
+        holds_run = (self.path / "config.toml").exists()
+        if self.path.exists() and not self.path.is_dir():
+            raise ValueError(f"{self.path} is a file: give another --out")
+        if holds_run and not (resume or force):
+            raise ValueError(f"{self.path} already holds a run: --resume goes on with it, --force starts over, "
+                             "or give another --out")
+        if force and holds_run and not resume:
+            self._clear()
+        self.path.mkdir(parents=True, exist_ok=True)
+
+    def _clear(self) -> None:
+        """Remove what a run writes, and nothing else that someone may have put there."""
+        for name in ("config.toml", "run.json", "metrics.jsonl", "checkpoint.pt", "result.json",
+                     "curves.png", "reconstructions.png"):
+            (self.path / name).unlink(missing_ok=True)
+        for name in ("last", "best"):
+            for file in ("model.safetensors", "config.json"):
+                (self.path / name / file).unlink(missing_ok=True)
+
+    def write_start(self, config: RunConfig) -> None:
+        """config.toml and run.json; on resume config.toml must be the same run's."""
+        with atomic_write(self.path / "config.toml") as part:
+            part.write_text(to_toml(config), encoding="utf-8")
+        self.write_json("run.json", provenance())
+
+    def write_json(self, name: str, content: Any) -> None:
+        with atomic_write(self.path / name) as part:
+            part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+    def read_json(self, name: str) -> Any | None:
+        path = self.path / name
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+    # --- metrics ----------------------------------------------------------------------------------
+
+    def log(self, **record: float | int | str) -> None:
+        """Append one line to metrics.jsonl."""
+        with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def metrics(self) -> list[dict[str, Any]]:
+        path = self.path / "metrics.jsonl"
+        if not path.exists():
+            return []
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+
+    def cut_metrics(self, step: int) -> None:
+        """Forget lines behind ``step``: a resumed run writes them again."""
+        kept = [line for line in self.metrics() if line.get("step", 0) <= step]
+        with atomic_write(self.path / "metrics.jsonl") as part:
+            part.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+
+    # --- models and checkpoints -------------------------------------------------------------------
+
+    def save_model(self, name: str, model: nn.Module) -> None:
+        """Write ``model`` to last/ or best/ as timm's local-dir: reads it."""
+        folder = self.path / name
+        folder.mkdir(exist_ok=True)
+        if not (folder / "config.json").exists():  # it says what to build, which does not change within a run
+            with atomic_write(folder / "config.json") as part:
+                save_config_for_hf(model, part)
+        tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+        with atomic_write(folder / "model.safetensors") as part:
+            safetensors.torch.save_file(tensors, part, metadata={"format": "pt"})
+
+    def save_checkpoint(self, state: dict[str, Any]) -> None:
+        with atomic_write(self.path / "checkpoint.pt") as part:
+            torch.save(state, part)
+
+    def load_checkpoint(self) -> dict[str, Any] | None:
+        """The last checkpoint, or None before the first.
+
+        Raises:
+            ValueError: it can't be read.
+        """
+        path = self.path / "checkpoint.pt"
+        if not path.exists():
+            return None
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise ValueError(f"{path} can't be read ({error}): start over with --force") from error
+
+    def draw(self, name: str, draw: Callable[[Path], None]) -> None:
+        """Write a picture: ``draw`` saves a PNG to the path it is given."""
+        with atomic_write(self.path / name) as part:
+            draw(part)
+
+
+def provenance() -> dict[str, Any]:
+    """What it takes to run this again: command, commit, versions, machine."""
+    return {
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "commit": _commit(),
+        "versions": {
+            "swwae_zoo": __version__, "python": platform.python_version(), "torch": torch.__version__,
+            "torchvision": torchvision.__version__, "timm": timm.__version__,
+        },
+        "machine": {
+            "processor": _processor(), "cores": os.cpu_count(), "threads": torch.get_num_threads(),
+            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        },
+    }
+
+
+def _commit() -> str | None:
+    """The commit of the source tree this runs from, "+" behind it where files differ; None when installed."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None
+    try:
+        run = [["git", "-C", str(root), *args] for args in (["rev-parse", "HEAD"], ["status", "--porcelain", "-uno"])]
+        head, status = (subprocess.run(r, capture_output=True, text=True, timeout=10, check=True).stdout for r in run)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return head.strip() + ("+" if status.strip() else "")
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

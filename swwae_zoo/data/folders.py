@@ -24,13 +24,12 @@ _IMAGE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.
 
 
 def folder(request: Request) -> ImageSet:
-    """Class folders of images: training images in PATH/train/CLASS/ or PATH/CLASS/, test images in PATH/test or PATH/val.
+    """Class folders: training images in PATH/train/CLASS/ or PATH/CLASS/, test images in PATH/test or PATH/val.
 
     The split "unlabeled" is every image under PATH at any depth, less those of PATH/test and PATH/val (where there is
     a PATH/train, or class folders inside them: a class may be called "test" as long as its images lie right in it).
-    Hidden files are passed over. Images are turned as their EXIF says and made RGB (grey with
-    `in_chans=1`); with an `img_size` they are scaled to cover it and cropped to its centre, without one they must
-    all have the same size.
+    Hidden files are passed over. Images are turned as their EXIF says and made RGB (grey with `in_chans=1`); with an
+    `img_size` they are scaled to cover it and cropped to its centre, without one they must all have the same size.
 
     Raises:
         ValueError: no such folder, no images, an unreadable image (with `bad_images="refuse"`), unequal sizes.
@@ -97,7 +96,8 @@ def _images_under(top: Path) -> list[Path]:
 def _read_all(files: list[Path], request: Request) -> tuple[Tensor, Tensor]:
     """Decode in threads -> images `(M, C, H, W)` uint8, and the positions `(M,)` of those files that could be read."""
     if not files:
-        raise ValueError(f"no images for {request.spec} ({request.split}); expected {', '.join(sorted(SUFFIXES))} files")
+        kinds = ", ".join(sorted(SUFFIXES))
+        raise ValueError(f"no images for {request.spec} ({request.split}); expected {kinds} files")
     mode = "L" if request.in_chans == 1 else "RGB"
     images, shape_of, kept, bad = None, None, [], []
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:

@@ -49,7 +49,7 @@ def make_splits(
         num_labels: labelled images; 0 keeps every label that is not validation's.
         num_val: validation images, 0 for none.
         seed: of the round.
-        data_dir, img_size, in_chans, bad_images: as for `load_images`; the unlabelled images get the channels of `data`.
+        data_dir, img_size, in_chans, bad_images: as for `load_images`; unlabelled images get the channels of `data`.
 
     Raises:
         ValueError: no labels, fewer labels than classes, a class with fewer images than asked, and what

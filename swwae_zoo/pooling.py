@@ -114,19 +114,21 @@ def soft_pool2d(x: Tensor, kernel_size: int | tuple[int, int], beta: float) -> t
     _check_image(x, "x")
     if not x.is_floating_point():
         raise ValueError(f"x: got {x.dtype}, expected a floating-point dtype; convert it, for instance x.float()")
-    (kh, kw), (h, w) = window.kernel, (x.shape[-2] // window.kernel[0], x.shape[-1] // window.kernel[1])
-    if not torch.compiler.is_compiling() and (h < 1 or w < 1):
+    kh, kw = window.kernel
+    if not torch.compiler.is_compiling() and (x.shape[2] < kh or x.shape[3] < kw):
         raise ValueError(
             f"x: got {tuple(x.shape)}, smaller than one window {window.kernel}; "
             "pool with a smaller kernel_size, or feed larger images"
         )
-    # (B, C, h, kh, w, kw), a view: one window is dimensions 3 and 5
-    z = x[:, :, : h * kh, : w * kw].unflatten(2, (h, kh)).unflatten(4, (w, kw)).to(accumulator(x.dtype))
-    weights = torch.exp((z - z.detach().amax((3, 5), keepdim=True)) * beta)
-    total = weights.sum((3, 5))
-    what = (weights * z).sum((3, 5)) / total
-    across = (weights.sum(3) * _side(kw, z)).sum(4) / total
-    down = (weights.sum(5) * _side(kh, z)[:, None]).sum(3) / total
+    last = channels_last(x)
+    # Window first, (kh, kw, B, C, h, w) or (kh, kw, B, h, w, C): all that follows runs over long contiguous rows.
+    z = x.unfold(2, kh, kh).unfold(3, kw, kw).permute(4, 5, 0, *((2, 3, 1) if last else (1, 2, 3)))
+    z = z.contiguous().to(accumulator(x.dtype))
+    weights = ((z - z.detach().amax((0, 1))) * beta).flatten(0, 1).softmax(0).unflatten(0, (kh, kw))
+    what = (weights * z).sum((0, 1))
+    across = (weights.sum(0) * _side(kw, z)).sum(0)
+    down = (weights.sum(1) * _side(kh, z)).sum(0)
+    what, across, down = (t.permute(0, 3, 1, 2) if last else t for t in (what, across, down))
     where = torch.stack((across, down), 2).clamp(-1, 1)  # rounding could step over the edge
     return what.to(x.dtype), where.to(x.dtype)
 
@@ -162,13 +164,12 @@ def soft_unpool2d(
     b, c, h, w = what.shape
     _check_where(what, where, (b, c, 2, h, w))
     size = _output_size(output_size, (h, w), window, ceil=False)
-    # In pixels of the window: -1 is the middle of pixel 0 and 1 the middle of the last.
+    last = channels_last(what)
     place = where.to(accumulator(where.dtype)).add(1).div(2)
-    across, down = place.unbind(2)
-    near_x = _hat(across[:, :, :, None, :, None] * (kw - 1), torch.arange(kw, device=what.device))
-    near_y = _hat(down[:, :, :, None, :, None] * (kh - 1), torch.arange(kh, device=what.device)[:, None, None])
-    spread = (what[:, :, :, None, :, None] * near_y * near_x).to(what.dtype)  # (B, C, h, kh, w, kw)
-    return _fit(spread.flatten(4, 5).flatten(2, 3), size, what)
+    values, across, down = (t.permute(0, 2, 3, 1) if last else t for t in (what, *place.unbind(2)))
+    near_x = _hat(across * (kw - 1), kw)  # (kw, B, C, h, w), or with C last
+    near_y = _hat(down * (kh - 1), kh)
+    return _assemble((values * near_y[:, None] * near_x).to(what.dtype), size, last)
 
 
 def upsample_unpool2d(
@@ -194,8 +195,9 @@ def upsample_unpool2d(
     kh, kw = window.kernel
     _check_image(what, "what")
     size = _output_size(output_size, tuple(what.shape[-2:]), window, ceil=True)
-    copies = what[:, :, :, None, :, None].expand(-1, -1, -1, kh, -1, kw)
-    return _fit(copies.flatten(4, 5).flatten(2, 3), size, what)
+    last = channels_last(what)
+    copies = (what.permute(0, 2, 3, 1) if last else what).expand(kh, kw, -1, -1, -1, -1)
+    return _assemble(copies, size, last)
 
 
 class SwitchPool2d(nn.Module):
@@ -285,20 +287,28 @@ for _name in ("switch_pool2d", "switch_unpool2d", "soft_pool2d", "soft_unpool2d"
     torch.fx.wrap(_name)
 
 
-def _fit(image: Tensor, size: tuple[int, int], like: Tensor) -> Tensor:
-    """Cut, or fill with zeros, at the bottom and right up to `size`, in the memory format of `like`."""
+def _assemble(parts: Tensor, size: tuple[int, int], last: bool) -> Tensor:
+    """(kh, kw, B, C, h, w), or (kh, kw, B, h, w, C) if `last`, -> (B, C, H, W); at the bottom and right, what is over
+    is cut and what is missing is zeros."""
+    if last:
+        image = parts.permute(2, 3, 0, 4, 1, 5).flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
+    else:
+        image = parts.permute(2, 3, 4, 0, 5, 1).flatten(4, 5).flatten(2, 3)
     (H, W), (height, width) = size, image.shape[-2:]
-    if (height, width) != (H, W):
+    if torch.compiler.is_compiling() or (height, width) != (H, W):  # no guard on symbolic sizes while compiling
         image = F.pad(image, (0, W - width, 0, H - height))
-    return image.contiguous(memory_format=memory_format(channels_last(like)))
+    return image.contiguous(memory_format=memory_format(last))
 
 
 def _side(n: int, like: Tensor) -> Tensor:
-    """Coordinates of a window's n rows or columns: -1 to 1, or 0 for a single one."""
-    return torch.linspace(-1 if n > 1 else 0, 1 if n > 1 else 0, n, dtype=like.dtype, device=like.device)
+    """Coordinates of a window's n rows or columns, (n, 1, 1, 1, 1): -1 to 1, or 0 for a single one."""
+    edge = 1 if n > 1 else 0
+    return torch.linspace(-edge, edge, n, dtype=like.dtype, device=like.device)[:, None, None, None, None]
 
 
-def _hat(place: Tensor, pixel: Tensor) -> Tensor:
+def _hat(place: Tensor, n: int) -> Tensor:
+    """Share of each of n pixels in a value at `place`, in pixels: 1 at the pixel, 0 from the next one on."""
+    pixel = torch.arange(n, device=place.device)[:, None, None, None, None]
     return (1 - (place - pixel).abs()).relu()
 
 

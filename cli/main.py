@@ -9,8 +9,9 @@ from typer.core import TyperGroup
 
 import swwae_zoo
 
+from . import bench, reconstruct, recipes, show, train
+from . import eval as eval_command
 from . import list as list_command
-from . import recipes, show, train
 
 
 def explain(error: BaseException) -> str | None:
@@ -34,8 +35,16 @@ def say(line: str) -> None:
 
 
 class Commands(TyperGroup):
+    def invoke(self, ctx: Any) -> Any:
+        """Ctrl-C ends in one line and code 130, or in those of a run that has saved its state."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stop:
+            say(str(stop) or "interrupted")
+            raise typer.Exit(getattr(stop, "exit_code", 128 + signal.SIGINT)) from None
+
     def main(self, *args: Any, standalone_mode: bool = True, **kwargs: Any) -> Any:
-        """Runs a command; bad input ends in one line on stderr and code 2, Ctrl-C in code 130."""
+        """Runs a command; bad input ends in one line on stderr and code 2."""
         if not standalone_mode:
             return super().main(*args, standalone_mode=False, **kwargs)
         try:
@@ -47,8 +56,6 @@ class Commands(TyperGroup):
             if line:  # empty after the help that a bare `swwae` prints
                 say(f"error: {line}")
             code = 2
-        if code == 128 + signal.SIGINT:
-            say("interrupted")
         raise SystemExit(code)
 
 
@@ -78,6 +85,9 @@ def options(
 
 
 app.command("train")(train.train)
+app.command("eval")(eval_command.evaluate)
+app.command("reconstruct")(reconstruct.reconstruct)
 app.command("list")(list_command.list_models)
 app.command("show")(show.show)
 app.command("recipes")(recipes.recipes)
+app.command("bench")(bench.bench)

@@ -9,6 +9,11 @@ ModelArg = Annotated[
     list[str] | None,
     typer.Option("--model-arg", metavar="KEY=VALUE", help="Passed to timm.create_model; repeat it for more."),
 ]
+Run = Annotated[str, typer.Argument(help="Run directory of `swwae train`, or its best/ or last/.", show_default=False)]
+Weights = Annotated[str, typer.Option("--weights", metavar="best|last", help="Which weights of the run.")]
+DataDir = Annotated[str | None, typer.Option("--data-dir", help="Where data sets lie (else the run's, SWWAE_DATA, ~/.cache/swwae_zoo).")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
+Amp = Annotated[str, typer.Option("--amp", metavar="off|bf16|fp16", help="Mixed precision.")]
 
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

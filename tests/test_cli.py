@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from swwae_zoo import config
 from swwae_zoo.cli.main import app
+from swwae_zoo.interrupt import Stopped
 
 SCRIPT = Path(sysconfig.get_path("scripts")) / "swwae"
 TRAIN_FLAGS = """
@@ -86,7 +87,7 @@ def test_import_registers_the_models() -> None:
 def test_version_and_bare_call() -> None:
     assert swwae("--version").stdout == "swwae_zoo 0.1.0\n"
     bare = swwae(code=2)
-    assert "Usage: swwae" in bare.output and "error" not in bare.output
+    assert "Usage: swwae" in bare.output and "error:" not in bare.output
 
 
 def test_flags_of_train_are_frozen() -> None:
@@ -191,12 +192,17 @@ def test_bugs_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(CliRunner().invoke(app, ["recipes"]).exception, TypeError)
 
 
-def test_ctrl_c_is_code_130(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("stop, code, line", [
+    (KeyboardInterrupt(), 130, "interrupted\n"),
+    (Stopped("stopped at step 3; go on with: swwae train --resume --out runs/a", 15), 143,
+     "stopped at step 3; go on with: swwae train --resume --out runs/a\n"),
+])
+def test_a_signal_is_one_line(stop: BaseException, code: int, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt() -> None:
-        raise KeyboardInterrupt
+        raise stop
 
     monkeypatch.setattr(config, "recipe_names", interrupt)
-    assert swwae("recipes", code=130).stderr == "interrupted\n"
+    assert swwae("recipes", code=code).stderr == line
 
 
 def test_recipes(recipe: str) -> None:

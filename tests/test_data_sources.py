@@ -148,7 +148,8 @@ def test_svhn(tmp_path, monkeypatch):
     same(load_images("svhn", "train", data_dir=tmp_path), images["train"], labels["train"])
     same(load_images("svhn:extra", "test", data_dir=tmp_path), images["test"], labels["test"])
     both = np.concatenate([images["train"], images["extra"]])
-    same(load_images("svhn:extra", "train", data_dir=tmp_path), both, np.concatenate([labels["train"], labels["extra"]]))
+    both_labels = np.concatenate([labels["train"], labels["extra"]])
+    same(load_images("svhn:extra", "train", data_dir=tmp_path), both, both_labels)
     same(load_images("svhn:extra", "unlabeled", data_dir=tmp_path), both, None)
 
 
@@ -227,9 +228,10 @@ def test_the_default_folder_is_in_the_home_cache(tmp_path):
 def test_truncated_mnist_file(tmp_path):
     write_mnist(tmp_path / "MNIST" / "raw", (pixels(20, 28, 28), labels_of(20)), (pixels(10, 28, 28), labels_of(10)))
     path = tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte"
-    for keep in (5000, 7, 0):
-        path.write_bytes(path.read_bytes()[:keep])
-        with pytest.raises(ValueError, match="files of mnist in .* cannot be read or are damaged .*: delete or replace"):
+    whole = path.read_bytes()
+    for damaged in (whole[:5000], whole[:7], b"", bytes(5000)):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match="files of mnist in .* cannot be read or are damaged .*: delete or repl"):
             load_images("mnist", "train", data_dir=tmp_path)
 
 

@@ -37,7 +37,7 @@ def test_resume_in_the_middle_of_an_epoch(done):
     unbroken = IndexStream(10, 4, seed=5)
     take(unbroken, done)
     resumed = IndexStream(10, 4, seed=5)
-    take(resumed, 2)  # wherever it was before
+    take(resumed, 6)  # wherever it was before, in a later epoch too
     resumed.load_state_dict(unbroken.state_dict())
     assert unbroken.state_dict() == {"drawn": 4 * done}
     assert torch.equal(take(resumed, 9), take(unbroken, 9))

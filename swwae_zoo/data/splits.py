@@ -72,7 +72,7 @@ def make_splits(
     val = train.select(val_index) if num_val else None
     if unlabeled == "none":
         others = None
-    elif unlabeled == "same" or (unlabeled == data and data.split(":")[0] != "stl10"):
+    elif unlabeled == "same":
         others = (train if val is None else train.select(_complement(val_index, len(train.images)))).unlabelled()
     else:
         others = load_images(unlabeled, "unlabeled", **options)

@@ -287,6 +287,10 @@ for _name in ("switch_pool2d", "switch_unpool2d", "soft_pool2d", "soft_unpool2d"
     torch.fx.wrap(_name)
 
 
+def _repr(module: nn.Module, *names: str) -> str:
+    return ", ".join(f"{name}={getattr(module, name)}" for name in names)
+
+
 def _assemble(parts: Tensor, size: tuple[int, int], last: bool) -> Tensor:
     """(kh, kw, B, C, h, w), or (kh, kw, B, h, w, C) if `last`, -> (B, C, H, W); at the bottom and right, what is over
     is cut and what is missing is zeros."""

@@ -15,30 +15,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
+from timm.models import checkpoint
 from torch import Tensor, nn
 
 from .pooling import soft_unpool2d, switch_unpool2d, upsample_unpool2d
+from .stages import ConvFact, Stage
 
-__all__ = ["ConvFact", "ConvNorm", "Decoding", "Encoding", "MirroredDecoder", "Stage"]
+__all__ = ["ConvNorm", "Decoding", "Encoding", "MirroredDecoder"]
 
 UNPOOLS = ("switch", "upsample")
 POOLS = ("hard", "soft")
-
-
-class ConvFact(NamedTuple):
-    """One "same" convolution: channels in, channels out, odd kernel size."""
-
-    in_chs: int
-    out_chs: int
-    kernel_size: int
-
-
-class Stage(NamedTuple):
-    """One resolution level of the encoder: its convolutions, then a pool of ``pool_size`` (None: no pool)."""
-
-    convs: tuple[ConvFact, ...]
-    pool_size: int | None
 
 
 class Encoding(NamedTuple):
@@ -125,6 +113,7 @@ class DecoderStage(nn.Module):
             return soft_unpool2d(what, where, self.pool_size, output_size=size)
         return switch_unpool2d(what, where, self.pool_size, output_size=size)
 
+    @torch.jit.unused
     def forward(self, what: Tensor, where: Tensor | None, size: tuple[int, int]) -> Tensor:
         x = self.unpool_what(what, where, size)
         for conv in self.convs[:-1]:
@@ -160,12 +149,18 @@ class MirroredDecoder(nn.Module):
             for m, stage in enumerate(stages)
         )
 
-    def forward(self, encoding: Encoding) -> Decoding:
-        """Top what and switches -> reconstruction and middles (see `Encoding`, `Decoding` for shapes)."""
+    @torch.jit.unused
+    def forward(self, encoding: Encoding, checkpointing: bool = False) -> Decoding:
+        """Top what and switches -> reconstruction and middles (see `Encoding`, `Decoding` for shapes).
+
+        Args:
+            checkpointing: keep no activation inside a stage for backward, compute it again there.
+        """
         x = encoding.features
         middles = []
         for m in reversed(range(len(self.stages))):
             if m < len(self.stages) - 1:
                 middles.append((encoding.whats[m], x))
-            x = self.stages[m](x, encoding.switches[m], encoding.sizes[m])
+            stage, where, size = self.stages[m], encoding.switches[m], encoding.sizes[m]
+            x = checkpoint(stage, x, where, size) if checkpointing else stage(x, where, size)
         return Decoding(x, tuple(reversed(middles)))

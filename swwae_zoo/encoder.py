@@ -2,16 +2,17 @@
 from __future__ import annotations
 
 import torch
+import torch.fx
 import torch.nn.functional as F
-from timm.layers import register_notrace_function
 from torch import Tensor, nn
 
-from .decoder import ConvNorm, Stage
+from .decoder import ConvNorm
 from .pooling import soft_pool2d, switch_pool2d
+from .stages import Stage
 
 __all__ = ["EncoderStage"]
 
-register_notrace_function(soft_pool2d)
+torch.fx.wrap("soft_pool2d")  # its checks of shapes can't run on a tracer's stand-ins
 
 
 class EncoderStage(nn.Module):
@@ -28,10 +29,12 @@ class EncoderStage(nn.Module):
         batch_norm: batch norm after every convolution.
     """
 
+    __constants__ = ["is_soft"]  # TorchScript, which can't compile the soft pool, then leaves that branch out
+
     def __init__(self, stage: Stage, pool: str, beta: float, batch_norm: bool, device=None, dtype=None):
         super().__init__()
         self.pool_size = stage.pool_size
-        self.pool = pool
+        self.is_soft = pool == "soft"
         self.beta = beta
         self.convs = nn.ModuleList(ConvNorm(fact, batch_norm, device=device, dtype=dtype) for fact in stage.convs)
 
@@ -41,28 +44,22 @@ class EncoderStage(nn.Module):
             x = F.relu(conv(x))
         return self.convs[-1](x)
 
-    @torch.jit.unused
-    def soft_pool(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Eq. (3), (4) on the activations; unlike max, a soft maximum does not commute with ReLU."""
-        return soft_pool2d(F.relu(x), self.pool_size, self.beta)
-
     def forward(self, x: Tensor) -> Tensor:
         """The what alone, at the plain convnet's cost: no switch is made."""
         x = self.forward_convs(x)
         if self.pool_size is None:
             return F.relu(x)
-        if self.pool == "soft":
-            return self.soft_pool(x)[0]
+        if self.is_soft:  # unlike max, a soft maximum does not commute with ReLU
+            return soft_pool2d(F.relu(x), self.pool_size, self.beta)[0]
         return F.relu(F.max_pool2d(x, self.pool_size))
 
     @torch.jit.unused
-    def forward_switch(self, x: Tensor) -> tuple[Tensor, Tensor | None, tuple[int, int]]:
-        """What, where (see `Encoding`) and the (H, W) of the map that was pooled."""
+    def forward_switch(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What and where, see `Encoding`."""
         x = self.forward_convs(x)
-        size = (x.shape[2], x.shape[3])
         if self.pool_size is None:
-            return F.relu(x), None, size
-        if self.pool == "soft":
-            return (*self.soft_pool(x), size)
+            return F.relu(x), None
+        if self.is_soft:
+            return soft_pool2d(F.relu(x), self.pool_size, self.beta)
         what, where = switch_pool2d(x, self.pool_size)
-        return F.relu(what), where, size
+        return F.relu(what), where

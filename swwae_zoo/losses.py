@@ -42,10 +42,12 @@ class Lambdas:
     l1: float = 0.0
 
     def __post_init__(self) -> None:
-        middle = self.middle if isinstance(self.middle, (tuple, list)) else (self.middle,)
+        if isinstance(self.middle, list):
+            object.__setattr__(self, "middle", tuple(self.middle))
+        middle = self.middle if isinstance(self.middle, tuple) else (self.middle,)
         for name, values in (("nll", (self.nll,)), ("rec", (self.rec,)), ("middle", middle), ("l1", (self.l1,))):
             if any(not math.isfinite(v) or v < 0 for v in values):
-                raise ValueError(f"lambda_{name} is {getattr(self, name)}: expected finite numbers >= 0")
+                raise ValueError(f"lambda_{name} is {getattr(self, name)}: expected finite numbers >= 0; 0 leaves the term out")
 
     @property
     def runs_decoder(self) -> bool:
@@ -58,14 +60,14 @@ class Lambdas:
         Raises:
             ValueError: a sequence of another length was given.
         """
-        if not isinstance(self.middle, (tuple, list)):
+        if not isinstance(self.middle, tuple):
             return (self.middle,) * count
         if len(self.middle) != count:
             raise ValueError(
                 f"lambda_middle has {len(self.middle)} values, but the model has {count} middles "
-                f"(one per pool but the topmost): give one value, or {count}"
+                f"(one per stage but the topmost): give one value, or {count}"
             )
-        return tuple(self.middle)
+        return self.middle
 
 
 def nll_loss(logits: Tensor, target: Tensor) -> Tensor:
@@ -111,7 +113,8 @@ def total_loss(
 ) -> Tensor:
     """Eq. (1): the weighted sum.  A term whose weight is 0 is left out, so its NaN or its cost never enters."""
     terms = [(lambdas.nll, nll), (lambdas.rec, rec), (lambdas.l1, l1)]
-    terms += list(zip(lambdas.per_middle(len(middle)), middle))
+    if middle:  # none were made when the decoder did not run
+        terms += list(zip(lambdas.per_middle(len(middle)), middle))
     total = torch.zeros((), device=nll.device)
     for weight, term in terms:
         if weight > 0 and term is not None:

@@ -12,13 +12,19 @@ __all__ = ["Autocast", "classification_error", "mean_reconstruction_loss"]
 
 
 class Autocast:
-    """Mixed precision as a recipe says it: "bf16", "fp16" or "off"; each call gives a fresh context."""
+    """Mixed precision as a recipe says it: "bf16", "fp16" or "off"; each call gives a fresh context.
+
+    Raises:
+        ValueError: another word, or fp16 on a CPU.
+    """
 
     DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "off": None}
 
     def __init__(self, amp: str, device: torch.device):
         if amp not in self.DTYPES:
             raise ValueError(f"amp is {amp!r}: expected one of {', '.join(self.DTYPES)}")
+        if amp == "fp16" and device.type == "cpu":
+            raise ValueError("amp fp16 needs a GPU (on a CPU it is slower than fp32 and no smaller): use --amp bf16 or off")
         self.dtype, self.device = self.DTYPES[amp], device
 
     def __call__(self) -> torch.autocast:

@@ -1,15 +1,17 @@
-"""SIGINT and SIGTERM as a flag: the step under way ends, the state is saved, then the program stops."""
+"""SIGINT and SIGTERM end a program in one line; while a run trains, only when its state is saved."""
 from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 __all__ = ["Interrupt", "Stopped"]
 
 
 class Stopped(KeyboardInterrupt):
-    """A run was told to stop and has saved its state; ``exit_code`` is 128 + the signal's number."""
+    """A run was told to stop; ``exit_code`` is 128 + the signal's number."""
 
     def __init__(self, message: str, signal_number: int):
         super().__init__(message)
@@ -17,13 +19,19 @@ class Stopped(KeyboardInterrupt):
 
 
 class Interrupt:
-    """Context in which the first SIGINT or SIGTERM only sets a flag; a second one stops at once.
+    """Context in which SIGINT and SIGTERM raise `Stopped`: at once, or, within `deferred`, when `check` is called.
 
-    True once a signal has come.  Off the main thread, where signals can't be handled, it stays False.
+    True once a signal has come.  A second signal has its usual effect.  Off the main thread, where signals
+    can't be handled, it stays False.
+
+    Args:
+        advice: what the user can do then, appended to every message.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, advice: str = "") -> None:
+        self.advice = advice
         self.signal_number = 0
+        self._deferred = False
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> Interrupt:
@@ -38,12 +46,25 @@ class Interrupt:
     def __bool__(self) -> bool:
         return self.signal_number != 0
 
-    def stopped(self, message: str) -> Stopped:
-        return Stopped(message, self.signal_number)
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Inside, a signal only sets the flag, so that what is under way can be brought to an end and saved."""
+        self._deferred = True
+        try:
+            yield
+        finally:
+            self._deferred = False
+
+    def check(self, message: str) -> None:
+        """Raises `Stopped` with the message if a signal has come."""
+        if self:
+            raise Stopped(message + (f"; {self.advice}" if self.advice else ""), self.signal_number)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.signal_number = number
         self._restore()
+        if not self._deferred:
+            self.check("stopped")
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():

@@ -1,16 +1,22 @@
 """The pictures of a run, as PNG: training curves, and reconstructions beside their inputs."""
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from .swwae import SWWAE
 
 __all__ = ["draw_curves", "draw_reconstructions", "reconstruct", "reconstruct_without_where"]
+
+DPI = 100
+CELL, GAP, LABEL = 80, 3, 110  # pixels: least width of an image, white around it, and left of all for the rows' names
+LABELS = {"nll": "NLL", "rec": "L2rec", "middle": "L2M, sum", "l1": "L1"}
 
 
 @torch.no_grad()
@@ -46,39 +52,61 @@ def _middle_of_window(where: Tensor, pool_size: int) -> Tensor:
 def draw_reconstructions(path: Path, model: SWWAE, x: Tensor) -> None:
     """A grid of three rows: input, reconstruction from what and where, reconstruction from the what alone.
 
+    Each column has one grey (or colour) scale, its input's darkest to brightest, so that the rows compare and
+    normalised images look as they did before.
+
     Args:
         path: PNG to write.
         model: the net.
-        x: (B, C, H, W), as the net takes it; B columns.
+        x: (B, C, H, W), as the net takes it, B > 0 columns; of other than 3 channels the first is shown.
     """
-    rows = [x.float(), reconstruct(model, x), reconstruct_without_where(model, x)]
-    names = ["input", "what + where", "what alone"]
-    figure = Figure(figsize=(0.8 * len(x) + 1.2, 2.9), layout="constrained")
-    axes = figure.subplots(3, len(x), squeeze=False)
-    for row, (images, name) in enumerate(zip(rows, names)):
-        axes[row][0].set_ylabel(name, rotation=0, ha="right", va="center")
-        for column, image in enumerate(images.cpu()):
-            low, high = x[column].min().item(), x[column].max().item()  # one grey scale for all three
-            shown = ((image - low) / max(high - low, 1e-6)).clamp(0, 1).permute(1, 2, 0)
-            axes[row][column].imshow(shown[..., 0] if shown.shape[2] != 3 else shown, cmap="gray", vmin=0, vmax=1)
-            axes[row][column].set(xticks=[], yticks=[])
-    figure.savefig(path, dpi=100, format="png")
+    rows = {"input": x.float(), "what + where": reconstruct(model, x), "what alone": reconstruct_without_where(model, x)}
+    low, high = (x.float().flatten(1).aminmax(dim=1)[side].view(-1, 1, 1, 1) for side in (0, 1))
+    grid = torch.stack([((images - low) / (high - low).clamp(min=1e-6)).clamp(0, 1) for images in rows.values()])
+    grid = (grid if x.shape[1] == 3 else grid[:, :, :1].expand(-1, -1, 3, -1, -1)).cpu()  # (3, B, 3, H, W)
+    zoom = math.ceil(CELL / x.shape[3])  # whole, so that every pixel is as large as the next
+    grid = grid.repeat_interleave(zoom, 3).repeat_interleave(zoom, 4)
+    grid = F.pad(grid, (GAP, GAP, GAP, GAP), value=1.0).permute(0, 3, 1, 4, 2).flatten(0, 1).flatten(1, 2)
+    height, width = grid.shape[:2]
+    figure = Figure(figsize=((LABEL + width) / DPI, height / DPI))
+    axis = figure.add_axes((LABEL / (LABEL + width), 0, width / (LABEL + width), 1))
+    axis.imshow(grid.numpy(), interpolation="none", aspect="auto")
+    axis.set(xticks=[], yticks=[(row + 0.5) * height / 3 for row in range(3)], yticklabels=list(rows))
+    axis.tick_params(length=0)
+    axis.spines[:].set_visible(False)
+    figure.savefig(path, dpi=DPI, format="png")
 
 
 def draw_curves(path: Path, metrics: list[dict[str, Any]]) -> None:
-    """Loss parts and validation error over steps, from the lines of metrics.jsonl."""
+    """Loss parts (logarithmic) and validation error over steps, from the lines of metrics.jsonl."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     losses, errors = figure.subplots(1, 2)
-    for name in ("nll", "rec", "middle", "l1"):
-        points = [(line["step"], line[name]) for line in metrics if name in line]
-        if points:
-            losses.plot(*zip(*points), label=name)
-    losses.set(xlabel="step", ylabel="loss part", yscale="log")
-    losses.legend()
-    points = [(line["step"], line["val_error"]) for line in metrics if "val_error" in line]
-    if points:
-        errors.plot(*zip(*points), marker="o", color="tab:red")
+    for name, label in LABELS.items():
+        steps, values = _curve(metrics, name)
+        if steps:
+            losses.plot(steps, values, label=label, marker="o" if len(steps) == 1 else None)
+    losses.set(title="training loss", xlabel="step", ylabel="mean since the point before", yscale="log")
+    if losses.lines:
+        losses.legend()
+    losses.grid(alpha=0.3)
+
+    steps, values = _curve(metrics, "val_error")
+    errors.set(title="validation error", xlabel="step", ylabel="wrongly classified (%)")
+    if steps:
+        errors.plot(steps, values, marker="o", color="tab:red", label="after that step")
+        lowest = min(values)
+        errors.axhline(lowest, color="tab:grey", linestyle=":", label=f"lowest: {lowest:.2f} % at step {steps[values.index(lowest)]}")
+        errors.set_ylim(bottom=0)
+        errors.set_xlim(left=0)
+        errors.grid(alpha=0.3)
+        errors.legend()
     else:
-        errors.text(0.5, 0.5, "no validation images", ha="center", va="center", transform=errors.transAxes)
-    errors.set(xlabel="step", ylabel="validation error (%)")
-    figure.savefig(path, dpi=100, format="png")
+        errors.text(0.5, 0.5, "none was measured\n(--num-val holds out images for it)", ha="center", va="center",
+                    transform=errors.transAxes)
+        errors.set(xticks=[], yticks=[], xlabel="", ylabel="")
+    figure.savefig(path, dpi=DPI, format="png")
+
+
+def _curve(metrics: list[dict[str, Any]], name: str) -> tuple[list[int], list[float]]:
+    points = [(line["step"], line[name]) for line in metrics if name in line]
+    return [step for step, _ in points], [value for _, value in points]

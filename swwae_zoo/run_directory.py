@@ -1,19 +1,24 @@
 """The folder a run leaves behind: configuration, provenance, metrics, models and the checkpoint to resume from.
 
     config.toml       the complete recipe, so that `swwae train --recipe DIR/config.toml` runs it again
-    run.json          command, commit, versions, machine
+    run.json          command, commit, versions, machine; under "resumed" those of each time it was taken up again
     metrics.jsonl     one JSON object a line: losses as they come, errors at each evaluation
     last/, best/      model.safetensors + config.json: timm.create_model("local-dir:DIR/last", pretrained=True)
     checkpoint.pt     everything `--resume` needs
+    result.json       errors of the last model; when it is there the run is finished
+
+Several rounds, or a round and its twin, lie below as seed0/, seed0-twin/, ..., with all results in results.json.
 
 Every file is written beside its place and moved there in one step, so that a kill at any moment leaves
 the old file or the new one, never half of one.
 """
 from __future__ import annotations
 
+import errno
 import json
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -34,6 +39,10 @@ from .config import RunConfig, to_toml
 
 __all__ = ["RunDirectory", "atomic_write"]
 
+FILES = ("metrics.jsonl", "checkpoint.pt", "result.json", "results.json", "curves.png", "reconstructions.png", "run.json",
+         *(f"{folder}/{name}" for folder in ("last", "best") for name in ("model.safetensors", "config.json")),
+         "config.toml")  # the last to go: while it stands, the folder still counts as a run's
+
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
@@ -50,55 +59,67 @@ def atomic_write(path: Path) -> Iterator[Path]:
         os.replace(partial, path)
     except BaseException as error:
         partial.unlink(missing_ok=True)
-        if isinstance(error, (RuntimeError, safetensors.SafetensorError)) and _disk_is_full(path.parent, error):
-            raise OSError(28, "No space left on device", str(path)) from error
+        if _disk_is_full(error):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
         raise
 
 
-def _disk_is_full(folder: Path, error: Exception) -> bool:
-    """torch and safetensors report a full disk in words of their own."""
+def _disk_is_full(error: BaseException) -> bool:
+    """torch and safetensors report a full disk in words of their own, or not by name."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
     text = str(error).lower()
-    return "no space" in text or "file write failed" in text or "unexpected pos" in text or "os error 28" in text
+    ours = isinstance(error, (RuntimeError, safetensors.SafetensorError))
+    return ours and any(words in text for words in ("no space", "file write failed", "failed writing file", "unexpected pos", "os error 28"))
 
 
 class RunDirectory:
-    """One run's folder.
+    """One run's folder, or the folder above the rounds of one.  Nothing is written before `begin`.
 
     Args:
-        path: the folder; made if absent.
+        path: the folder.
         resume: go on with the run that is in it.
         force: drop the run that is in it.
 
     Raises:
-        ValueError: it holds a run already and neither was asked for, or there is none to resume.
+        ValueError: it holds a run already and neither was asked for, or both were, or it is a file.
     """
 
     def __init__(self, path: str | Path, resume: bool = False, force: bool = False):
-        self.path = Path(path)
-        holds_run = (self.path / "config.toml").exists()
+        self.path, self.resume = Path(path), resume
+        if resume and force:
+            raise ValueError("got --resume and --force: the one goes on with a run, the other drops it; choose one")
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"{self.path} is a file: give another --out")
+        holds_run = (self.path / "config.toml").exists() or any(self._rounds())
         if holds_run and not (resume or force):
             raise ValueError(f"{self.path} already holds a run: --resume goes on with it, --force starts over, "
                              "or give another --out")
-        if force and holds_run and not resume:
+
+    def begin(self, config: RunConfig) -> None:
+        """Make the folder, drop what an earlier run or a killed one left, and write config.toml and run.json."""
+        if not self.resume:
             self._clear()
         self.path.mkdir(parents=True, exist_ok=True)
+        for partial in (*self.path.glob(".*.part"), *self.path.glob("*/.*.part")):
+            partial.unlink(missing_ok=True)
+        with atomic_write(self.path / "config.toml") as part:
+            part.write_text(to_toml(config), encoding="utf-8")
+        begun, now = self.read_json("run.json"), provenance()
+        self.write_json("run.json", {**begun, "resumed": [*begun.get("resumed", []), now]} if begun else now)
+
+    def _rounds(self) -> Iterator[Path]:
+        """The folders of the rounds below: seed0, seed0-twin, ..."""
+        return (path.parent for path in self.path.glob("seed*/config.toml") if re.fullmatch(r"seed\d+(-twin)?", path.parent.name))
 
     def _clear(self) -> None:
         """Remove what a run writes, and nothing else that someone may have put there."""
-        for name in ("config.toml", "run.json", "metrics.jsonl", "checkpoint.pt", "result.json",
-                     "curves.png", "reconstructions.png"):
-            (self.path / name).unlink(missing_ok=True)
-        for name in ("last", "best"):
-            for file in ("model.safetensors", "config.json"):
-                (self.path / name / file).unlink(missing_ok=True)
-
-    def write_start(self, config: RunConfig) -> None:
-        """config.toml and run.json; on resume config.toml must be the same run's."""
-        with atomic_write(self.path / "config.toml") as part:
-            part.write_text(to_toml(config), encoding="utf-8")
-        self.write_json("run.json", provenance())
+        for folder in (*self._rounds(), self.path):
+            for name in FILES:
+                (folder / name).unlink(missing_ok=True)
+            for emptied in (folder / "last", folder / "best", *([folder] if folder != self.path else [])):
+                if emptied.is_dir() and not any(emptied.iterdir()):
+                    emptied.rmdir()
 
     def write_json(self, name: str, content: Any) -> None:
         with atomic_write(self.path / name) as part:
@@ -111,15 +132,28 @@ class RunDirectory:
     # --- metrics ----------------------------------------------------------------------------------
 
     def log(self, **record: float | int | str) -> None:
-        """Append one line to metrics.jsonl."""
-        with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        """Append one line to metrics.jsonl.
+
+        Raises:
+            OSError: it can't be written; the message names the file.
+        """
+        path = self.path / "metrics.jsonl"
+        try:
+            with open(path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from error
 
     def metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl; one that a kill cut short is left out."""
         path = self.path / "metrics.jsonl"
-        if not path.exists():
-            return []
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+        records = []
+        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+            try:
+                records.append(json.loads(line))
+            except ValueError:
+                continue
+        return records
 
     def cut_metrics(self, step: int) -> None:
         """Forget lines behind ``step``: a resumed run writes them again."""

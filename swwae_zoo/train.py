@@ -2,7 +2,7 @@
 with ``twin`` also the same convnet under the same recipe and seeds with lambda_rec = lambda_middle = 0."""
 from __future__ import annotations
 
-import json
+import shlex
 import statistics
 from dataclasses import fields, replace
 from pathlib import Path
@@ -12,15 +12,19 @@ import timm
 import torch
 
 from . import swwae as _registers_the_models  # noqa: F401
-from .config import RunConfig, read_recipe, to_toml
-from .data import Splits, make_splits
-from .describe import check_model_name
+from .config import RunConfig, read_recipe
+from .data import ImageSet, Splits, make_splits
+from .describe import build_meta
+from .interrupt import Interrupt
+from .losses import Lambdas
 from .progress import Progress
-from .run_directory import RunDirectory, atomic_write
+from .run_directory import RunDirectory
 from .swwae import SWWAE
-from .trainer import Trainer
+from .trainer import Trainer, lambdas_of
 
 __all__ = ["build_model", "input_shape", "resolve_device", "train_rounds"]
+
+_NO_PATH = str.maketrans(":/\\", "___")
 
 
 def train_rounds(config: RunConfig, *, resume: bool = False, force: bool = False) -> list[dict[str, Any]]:
@@ -35,45 +39,69 @@ def train_rounds(config: RunConfig, *, resume: bool = False, force: bool = False
         force: start over in a folder that already holds a run.
 
     Returns:
-        One dict a run: "seed", "twin", "val_error", "test_error" (%, None without such a set), "steps", "seconds"...
+        One dict a run: "seed", "twin", "val_error", "test_error" (%, None without such a set or without lambda_nll),
+        "test_rec" (L2rec; None without a decoder), "steps", "seconds", ...
 
     Raises:
-        ValueError: anything a user can set right, in one line.
+        ValueError: anything a user can set right, in one line; what can be known beforehand, before a file is written.
+        Stopped: SIGINT or SIGTERM came; `resume` goes on.
     """
     device = resolve_device(config.device)
-    check_model_name(config.model)
-    out = Path(config.out or f"runs/{config.model}-{config.data.replace(':', '_').replace('/', '_')}"
-                             f"-{config.num_labels or 'all'}")
+    shape = input_shape(config)
+    name = f"{config.model}-{config.data}-{config.num_labels or 'all'}"
+    out = Path(config.out or f"runs/{name.translate(_NO_PATH)}")
     config = replace(config, out=str(out))
-    many = config.rounds > 1 or config.twin
     if resume:
         check_same_run(config, out)
-    progress = Progress()
-    if many:
-        start_rounds(config, out, resume, force)
-    results = []
-    for seed in range(config.seed, config.seed + config.rounds):
-        one = replace(config, seed=seed, rounds=1, twin=False)
-        splits = splits_of(one)
-        for twin in (False, True) if config.twin else (False,):
-            folder = out / f"seed{seed}{'-twin' if twin else ''}" if many else out
-            part = replace(one, out=str(folder), **(dict(lambda_rec=0.0, lambda_middle=0.0) if twin else {}))
-            directory = RunDirectory(folder, resume=resume, force=force)
-            trainer = Trainer(part, build_model(part, splits.num_classes), splits, directory, device, progress)
-            result = {**trainer.run(), "seed": seed, "twin": twin}
-            results.append(result)
-            if many:
-                with atomic_write(out / "results.json") as file:
-                    file.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    progress.say(summary(results))
+    root = RunDirectory(out, resume, force)
+    runs = runs_of(config)
+    results: list[dict[str, Any]] = []
+    progress, splits, seed = Progress(), None, None
+    with Interrupt() as interrupt:
+        for run, twin in runs:
+            if run.seed != seed:
+                splits = None  # this round's images first make room for the next's
+                splits, seed = resident(splits_of(run, shape), device, lambdas_of(run)), run.seed
+            directory = root if len(runs) == 1 else RunDirectory(run.out, resume, force)
+            trainer = Trainer(run, build_model(run, splits.num_classes), splits, directory, device, progress)
+            if not results:  # all that can be wrong with the input is known by now
+                root.begin(config)
+                interrupt.advice = f"go on with: swwae train --resume --out {shlex.quote(str(out))}"
+            if directory is not root:
+                directory.begin(run)
+            results.append({**trainer.run(interrupt), "seed": seed, "twin": twin})
+            del trainer  # its model and optimiser make room for the next
+            if directory is not root:
+                root.write_json("results.json", results)
+            if len(results) < len(runs):
+                interrupt.check(f"stopped when {directory.path} was finished")
+    for line in summary(results):
+        progress.say(line)
     return results
+
+
+def runs_of(config: RunConfig) -> list[tuple[RunConfig, bool]]:
+    """The recipe of each single run, and whether it is a twin: the same seeds and labels, the lambda of every
+    reconstruction 0."""
+    many = config.rounds > 1 or config.twin
+    runs = []
+    for seed in range(config.seed, config.seed + config.rounds):
+        for twin in (False, True) if config.twin else (False,):
+            folder = f"{config.out}/seed{seed}{'-twin' if twin else ''}" if many else config.out
+            plain = {"lambda_rec": 0.0, "lambda_middle": 0.0} if twin else {}
+            runs.append((replace(config, seed=seed, rounds=1, twin=False, out=folder, **plain), twin))
+    return runs
 
 
 MAY_CHANGE_ON_RESUME = {"out", "device", "data_dir", "eval_every", "save_every", "log_every", "rounds", "twin"}
 
 
 def check_same_run(config: RunConfig, out: Path) -> None:
-    """A resumed run must go on as it began, or its result would be of no recipe at all."""
+    """A resumed run must go on as it began, or its result would be of no recipe at all.
+
+    Raises:
+        ValueError: ``out`` holds no run, or one begun with another value of a key.
+    """
     if not (out / "config.toml").exists():
         raise ValueError(f"{out} holds no run to resume: leave --resume out, or give the run's --out")
     before = read_recipe(out / "config.toml")
@@ -81,20 +109,13 @@ def check_same_run(config: RunConfig, out: Path) -> None:
         was, now = getattr(before, key.name), getattr(config, key.name)
         if was != now and key.name not in MAY_CHANGE_ON_RESUME:
             raise ValueError(f"{out} was begun with {key.name} = {was!r}, got {now!r}: resume without it, or give another --out")
+    if (len(runs_of(before)) > 1) != (len(runs_of(config)) > 1):
+        raise ValueError(f"{out} was begun with rounds = {before.rounds}, twin = {before.twin}; one run alone lies in another "
+                         "place than several: resume with the same, or give another --out")
 
 
-def start_rounds(config: RunConfig, out: Path, resume: bool, force: bool) -> None:
-    """The folder above the rounds holds the recipe of them all."""
-    if (out / "config.toml").exists() and not (resume or force):
-        raise ValueError(f"{out} already holds a run: --resume goes on with it, --force starts over, or give another --out")
-    out.mkdir(parents=True, exist_ok=True)
-    with atomic_write(out / "config.toml") as file:
-        file.write_text(to_toml(config), encoding="utf-8")
-
-
-def splits_of(config: RunConfig) -> Splits:
-    """The data of one round; the seed decides which images are labelled and which validate."""
-    shape = input_shape(config)
+def splits_of(config: RunConfig, shape: tuple[int, int, int]) -> Splits:
+    """The data of one round, for images of ``shape`` (C, H, W); the seed decides which are labelled and which validate."""
     return make_splits(
         data=config.data, unlabeled=config.unlabeled, num_labels=config.num_labels, num_val=config.num_val,
         seed=config.seed, data_dir=config.data_dir or None, img_size=shape[1:], in_chans=shape[0],
@@ -102,12 +123,29 @@ def splits_of(config: RunConfig) -> Splits:
     )
 
 
+def resident(splits: Splits, device: torch.device, lambdas: Lambdas) -> Splits:
+    """The splits' tensors on ``device``, each of them once, so that a round and its twin share them; unlabelled images
+    that no loss looks at stay where they are."""
+    moved: dict[int, torch.Tensor] = {}
+    idle = set() if lambdas.runs_decoder or lambdas.l1 > 0 else {"unlabeled"}
+
+    def move(tensor: torch.Tensor | None) -> torch.Tensor | None:
+        return None if tensor is None else moved.setdefault(id(tensor), tensor.to(device))
+
+    return splits._replace(**{
+        name: images._replace(images=move(images.images), labels=move(images.labels))
+        for name, images in splits._asdict().items() if isinstance(images, ImageSet) and name not in idle
+    })
+
+
 def input_shape(config: RunConfig) -> tuple[int, int, int]:
-    """(C, H, W) the model is built for: its default, or model_args' in_chans and img_size."""
-    cfg = timm.get_pretrained_cfg(config.model)
-    chans, height, width = cfg.input_size
-    size = config.model_args.get("img_size")
-    return config.model_args.get("in_chans", chans), size or height, size or width
+    """(C, H, W) of the images the model takes: its default, or model_args' in_chans and img_size.
+
+    Raises:
+        ValueError: no such model, or arguments it does not take.
+    """
+    model = build_meta(config.model, config.model_args)
+    return model.in_chans, *model.head.img_size
 
 
 def build_model(config: RunConfig, num_classes: int) -> SWWAE:
@@ -146,13 +184,18 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def summary(results: list[dict[str, Any]]) -> str:
-    """Test (else validation) error of the runs and of their twins, as mean and sample standard deviation."""
-    key = "test_error" if all(r["test_error"] is not None for r in results) else "val_error"
-    lines = []
-    for twin, name in ((False, "SWWAE"), (True, "twin, lambda = 0")):
-        errors = [r[key] for r in results if r["twin"] == twin]
-        if errors and errors[0] is not None:
-            spread = f" ± {statistics.stdev(errors):.2f} over {len(errors)} rounds" if len(errors) > 1 else ""
-            lines.append(f"{key.replace('_', ' ')}  {name:17s} {statistics.mean(errors):6.2f} %{spread}")
-    return "\n".join(lines)
+def summary(results: list[dict[str, Any]]) -> list[str]:
+    """Test (else validation) error of the runs and of their twins, as mean and sample standard deviation; without
+    either, the test images' reconstruction loss."""
+    for key, name, digits in (("test_error", "test error", ".2f"), ("val_error", "validation error", ".2f"),
+                              ("test_rec", "test reconstruction loss", ".5f")):
+        unit = " %" if key.endswith("error") else ""
+        lines = []
+        for twin, kind in ((False, "SWWAE"), (True, "twin, lambda = 0")):
+            values = [result[key] for result in results if result["twin"] == twin]
+            if values and None not in values:
+                spread = f" ± {statistics.stdev(values):{digits}} over {len(values)} rounds" if len(values) > 1 else ""
+                lines.append(f"{name}  {kind:16s} {statistics.mean(values):6{digits}}{unit}{spread}")
+        if lines:
+            return lines
+    return []

@@ -104,10 +104,12 @@ def soft_pool2d(x: Tensor, kernel_size: int | tuple[int, int], beta: float) -> t
         beta: sharpness, 0 (mean pooling) or more; max pooling in the limit.
 
     Returns:
-        what (B, C, h, w) and where (B, C, 2, h, w) in [-1, 1], x before y; 0 along a side of length 1. Both carry gradients.
+        what (B, C, h, w) and where (B, C, 2, h, w) in [-1, 1], x before y; 0 along a side of length 1.
+        Both carry gradients.
 
     Raises:
-        ValueError: not four dimensions, not floating point, window out of range, image under a window, beta negative or not finite.
+        ValueError: not four dimensions, not floating point, window out of range, image under a window, beta negative
+            or not finite.
     """
     window = _window(kernel_size)
     beta = _beta(beta)
@@ -332,7 +334,9 @@ def _window(kernel_size, stride=None, padding=0) -> Window:
 def _pair(name: str, value, low: int) -> tuple[int, int]:
     pair = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
     if len(pair) != 2 or any(isinstance(v, bool) or not isinstance(v, int) or v < low for v in pair):
-        raise ValueError(f"{name}: got {value!r}, expected an integer of at least {low}, or a pair (height, width) of them")
+        raise ValueError(
+            f"{name}: got {value!r}, expected an integer of at least {low}, or a pair (height, width) of them"
+        )
     return pair
 
 

@@ -137,14 +137,16 @@ def _put(values: Tensor, where: Tensor, window: Window, size: tuple[int, int]) -
         return _put_by_pixel(values, where, window, size)
     last = channels_last(where) or channels_last(values)
     height, width = window.canvas(size, tuple(where.shape[-2:]))
-    index, values = _canvas_index(where, window, width, last), _flat(values, last)
+    dtype, index, values = values.dtype, _canvas_index(where, window, width, last), _flat(values, last)
+    if values.element_size() == 2 and not window.overlaps:
+        values = values.view(torch.int16)  # the same bits: a scatter of bfloat16 takes ten times as long
     b, c = where.shape[:2]
     if last:
         canvas, dim = values.new_zeros(b, height * width, c), 1
     else:
         canvas, dim = values.new_zeros(b, c, height * width), 2
     canvas = canvas.scatter_add_(dim, index, values) if window.overlaps else canvas.scatter_(dim, index, values)
-    canvas = canvas.unflatten(dim, (height, width))
+    canvas = canvas.view(dtype).unflatten(dim, (height, width))
     canvas = canvas.permute(0, 3, 1, 2) if last else canvas
     (ph, pw), (H, W) = window.padding, size
     return canvas[:, :, ph : ph + H, pw : pw + W].contiguous(memory_format=memory_format(last))

@@ -214,7 +214,7 @@ def test_soft_pool_by_plain_loops():
             px = sum(w[r, q] * (2 * q / (kw - 1) - 1 if kw > 1 else 0) for r in range(kh) for q in range(kw))
             py = sum(w[r, q] * (2 * r / (kh - 1) - 1 if kh > 1 else 0) for r in range(kh) for q in range(kw))
             torch.testing.assert_close(what[b, c, i, j], (w * z).sum())
-            torch.testing.assert_close(where[b, c, :, i, j], torch.stack([torch.as_tensor(px), torch.as_tensor(py)]).double())
+            torch.testing.assert_close(where[b, c, :, i, j], torch.tensor([px, py], dtype=torch.float64))
 
 
 def test_soft_limits():
@@ -366,7 +366,8 @@ def test_small_batches_meta_and_fake(name, batch):
 
 
 def test_repr():
-    assert repr(SwitchPool2d(3, 2, 1)) == "SwitchPool2d(kernel_size=(3, 3), stride=(2, 2), padding=(1, 1), ceil_mode=False)"
+    geometry = "kernel_size=(3, 3), stride=(2, 2), padding=(1, 1)"
+    assert repr(SwitchPool2d(3, 2, 1)) == f"SwitchPool2d({geometry}, ceil_mode=False)"
     assert repr(SwitchUnpool2d((2, 3))) == "SwitchUnpool2d(kernel_size=(2, 3), stride=(2, 3), padding=(0, 0))"
     assert repr(SoftPool2d(2, 100)) == "SoftPool2d(kernel_size=(2, 2), beta=100.0)"
     assert repr(SoftUnpool2d(2)) == "SoftUnpool2d(kernel_size=(2, 2))"
@@ -393,7 +394,7 @@ X, WHERE, SOFT = torch.zeros(1, 2, 4, 4), torch.zeros(1, 2, 4, 4, dtype=torch.ui
         (lambda: switch_unpool2d(X[0], WHERE, 2), "what: got"),
         (lambda: switch_unpool2d(X, WHERE.long(), 2), "where: got torch.int64, expected torch.uint8"),
         (lambda: switch_unpool2d(X, WHERE[:, :1], 2), r"where: got \(1, 1, 4, 4\), expected \(1, 2, 4, 4\)"),
-        (lambda: switch_unpool2d(X, WHERE, 2, output_size=(8, 10)), r"output_size: got \(8, 10\), which does not pool to"),
+        (lambda: switch_unpool2d(X, WHERE, 2, output_size=(8, 10)), r"output_size: got \(8, 10\), which does not"),
         (lambda: switch_unpool2d(X, WHERE, 2, output_size=(1, 2, 8, 8)), r"pass x.shape\[-2:\]"),
         (lambda: soft_pool2d(X[0], 2, 1.0), "x: got"),
         (lambda: soft_pool2d(X.long(), 2, 1.0), "x: got torch.int64"),

@@ -39,7 +39,7 @@ class Progress:
             yield
             return
         columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(),
-                   TimeRemainingColumn(), TextColumn("{task.fields[said]}"))
+                   TimeRemainingColumn(), TextColumn("left  {task.fields[said]}"))
         with Bar(*columns, console=self.console) as self._bar:
             self._task = self._bar.add_task(name, total=steps, completed=first, said="")
             try:
@@ -48,9 +48,14 @@ class Progress:
                 self._bar.refresh()
         self._bar = None
 
+    def tick(self, step: int) -> None:
+        """``step`` is done; moves the bar only."""
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step)
+
     def step(self, step: int, parts: dict[str, float], images_per_second: float) -> None:
         """Tell of ``step``: mean loss parts since the last time, and the speed."""
-        said = "  ".join(f"{name} {value:.4g}" for name, value in parts.items())
+        said = "  ".join(f"{name} {value:.3g}" for name, value in parts.items())
         said += f"  {images_per_second:,.0f} images/s{self._val}"
         if self._bar is not None:
             self._bar.update(self._task, completed=step, said=said)

@@ -190,7 +190,7 @@ class RunDirectory:
         try:
             return torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:
-            raise ValueError(f"{path} can't be read ({error}): start over with --force") from error
+            raise ValueError(f"{path} can't be read, it is damaged or no checkpoint: start over with --force") from error
 
     def draw(self, name: str, draw: Callable[[Path], None]) -> None:
         """Write a picture: ``draw`` saves a PNG to the path it is given."""

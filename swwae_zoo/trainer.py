@@ -176,6 +176,7 @@ class Trainer:
         while True:
             parts = self.train_step()
             self.meter.add(parts, images)
+            self.progress.tick(self.step)
             if self.device.type == "cpu" and not math.isfinite(parts["loss"]):
                 break  # elsewhere each look at the loss would wait for the device
             if interrupt or any(self._is_due(every) for every in (self.log_every, self.eval_every, self.save_every)):

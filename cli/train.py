@@ -80,7 +80,8 @@ def flag(key: Field) -> inspect.Parameter:
         kind, metavar = str, "NUMBER,..."
     elif "choices" in key.metadata:
         metavar = "|".join(key.metadata["choices"])
-    option = typer.Option(*names, metavar=metavar, help=key.metadata["help"], rich_help_panel=key.metadata["group"])
+    option = typer.Option(
+        *names, metavar=metavar, help=key.metadata["help"], rich_help_panel=key.metadata["group"], show_default=False)
     return inspect.Parameter(key.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option])
 
 

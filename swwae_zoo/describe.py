@@ -122,11 +122,10 @@ def describe(model: SWWAE, img_size: int | tuple[int, int] | None = None) -> lis
             hook.remove()
 
     rows: list[Row] = []
-    for m, stage in enumerate(model.stages):
+    for m, stage in enumerate(model.decoder.stages):
         rows += under(layers, f"stages.{m}.")
         if stage.pool_size is not None:
-            size = f"{stage.pool_size}x{stage.pool_size}"
-            text = f"{stage.pool} pool {size}"
+            text = f"{stage.pool} pool {stage.pool_size}x{stage.pool_size}"
             to = f"where {m} -> decoder.stages.{m}"
             rows.append(Row("encoder", f"stages.{m}.pool", text, tuple(encoding.whats[m].shape[1:]), 0, 0, to))
     rows += under(layers, "head.")

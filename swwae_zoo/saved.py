@@ -60,7 +60,7 @@ def load_saved(run: str | Path, weights: str = "best", device: torch.device | No
     config = read_recipe(home / "config.toml")
     try:
         model = timm.create_model(f"local-dir:{folder}", pretrained=True)
-    except (RuntimeError, TypeError, KeyError, safetensors.SafetensorError) as error:
+    except (RuntimeError, ValueError, TypeError, KeyError, safetensors.SafetensorError) as error:
         line = " ".join(str(error).split())
         raise ValueError(f"{folder}/model.safetensors can't be loaded into the model of its config.json: {line:.300}") from error
     if not isinstance(model, SWWAE):

@@ -42,6 +42,7 @@ def test_both_steps_do_the_same_but_for_the_decoder() -> None:
     kept = {name for name, p in convnet.task.trainable_module.named_parameters() if p.grad is not None}
     assert names - kept == {name for name in names if name.startswith("decoder.")} != set()
     assert {name for name, _ in swwae.task.trainable_module.named_parameters()} == names
+    assert {name for name, _ in convnet.task.trainable_module.named_parameters()} == kept
 
 
 def test_bench() -> None:

@@ -142,7 +142,7 @@ class Trainer:
             ValueError: the loss is not finite any more; the last checkpoint before that is kept.
             Stopped: SIGINT or SIGTERM came; the state is saved.
         """
-        interrupt = interrupt or Interrupt()
+        interrupt = Interrupt() if interrupt is None else interrupt
         done = self.directory.read_json("result.json")
         if done is not None:
             self.progress.say(f"{self.directory.path}: finished already")

@@ -40,9 +40,9 @@ class EncoderStage(nn.Module):
 
     def forward_convs(self, x: Tensor) -> Tensor:
         """(B, c_in, H, W) -> (B, c_out, H, W), before the ReLU of the last convolution."""
-        for conv in self.convs[:-1]:
-            x = F.relu(conv(x))
-        return self.convs[-1](x)
+        for i, conv in enumerate(self.convs):  # TorchScript can't slice them
+            x = conv(F.relu(x) if i > 0 else x)
+        return x
 
     def forward(self, x: Tensor) -> Tensor:
         """The what alone, at the plain convnet's cost: no switch is made."""

@@ -53,7 +53,7 @@ def checkpoint_filter_fn(state_dict: dict[str, Tensor], model: SWWAE) -> dict[st
             raise ValueError(
                 f"{key} has shape {tuple(saved.shape)} in the saved weights, but {tuple(own[key].shape)} in a model for "
                 f"images of {model.head.img_size} with global_pool={model.head.pool_type!r}: build the model with the "
-                f"img_size, global_pool and notation that the weights were trained with, or with num_classes=0"
+                f"img_size, global_pool and notation that the weights were trained with, or leave its head out with num_classes=0 and global_pool=''"
             )
     return state_dict
 

@@ -54,8 +54,8 @@ class SWWAETask(TrainingTask):
             target: (L,) int64 classes.
 
         Returns:
-            "loss": eq. (1); "nll", "rec", "middle" (sum over middles, unweighted), "l1": its parts, detached,
-            those that were computed; "output": logits (L, num_classes).
+            "loss": eq. (1); "nll", "rec", "middle" (sum over middles, unweighted), "l1": its parts, those that
+            were computed; "output": logits (L, num_classes).  The loss alone carries a gradient.
         """
         if not self.uses_unlabeled:
             input = input[: target.shape[0]]
@@ -87,4 +87,4 @@ class SWWAETask(TrainingTask):
 
     @staticmethod
     def _result(loss: Tensor, logits: Tensor, parts: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {"loss": loss, "output": logits, **{name: part.detach() for name, part in parts.items()}}
+        return {"loss": loss, "output": logits.detach(), **{name: part.detach() for name, part in parts.items()}}

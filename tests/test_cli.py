@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import sysconfig
-import time
 import types
 from dataclasses import fields
 from pathlib import Path
@@ -66,10 +65,11 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 def test_help_is_quick_and_light() -> None:
     seconds = []
     for _ in range(3):
-        start = time.perf_counter()
+        before = os.times()
         subprocess.run([SCRIPT, "--help"], check=True, capture_output=True, timeout=60)
-        seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 1.0
+        after = os.times()  # the processor's time: a busy machine says nothing about the command
+        seconds.append(after.children_user + after.children_system - before.children_user - before.children_system)
+    assert 0 < min(seconds) < 1.0
     for command in (["--help"], ["train", "--help"], ["show", "--help"], ["recipes"], ["--version"]):
         traced = subprocess.run([SCRIPT, *command], capture_output=True, text=True, timeout=60,
                                 env=os.environ | {"PYTHONPROFILEIMPORTTIME": "1"})

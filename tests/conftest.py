@@ -1,4 +1,68 @@
-"""One thread for torch, here and in the commands that tests run: small tensors on busy cores wait longer than they work."""
+"""Real processes to kill and real disks to fill."""
+import multiprocessing
 import os
+import runpy
+import subprocess
+from collections.abc import Callable, Iterator
+from multiprocessing.process import BaseProcess
+from pathlib import Path
 
+import pytest
+
+# Torch reads it when first imported: small tensors on several busy cores wait longer than they work.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+PREAMBLE = """
+import os, sys
+os.dup2(os.open(LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644), 2)
+import torch
+torch.set_num_threads(1)
+"""
+
+
+@pytest.fixture
+def child(tmp_path: Path) -> Iterator[Callable[..., BaseProcess]]:
+    """`child(code, **names)` runs Python code in a process; what it says on stderr is in tmp_path/stderr.
+
+    It is forked from a server that has the package loaded already and never ran it, so that starting takes no
+    seconds and inherits nothing from the tests.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["swwae_zoo.train", "swwae_zoo.cli.main", "sklearn.datasets", "matplotlib.figure"])
+    started: list[BaseProcess] = []
+
+    def start(code: str, **names: object) -> BaseProcess:
+        script = tmp_path / f"child{len(started)}.py"
+        script.write_text(PREAMBLE + code, encoding="utf-8")
+        names = {"LOG": str(tmp_path / "stderr"), **names}
+        process = context.Process(target=runpy.run_path, args=(str(script), names, "__child__"))
+        process.start()
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.is_alive():
+            process.kill()
+        process.join()
+        process.close()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """`small_disk(size)` mounts an empty file system of so many bytes; a test is skipped where that is not allowed."""
+    mounted: list[Path] = []
+
+    def mount(size: int) -> Path:
+        path = tmp_path / f"disk{len(mounted)}"
+        path.mkdir()
+        try:
+            subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(path)], check=True, capture_output=True)
+        except (OSError, subprocess.CalledProcessError):
+            pytest.skip("may not mount a file system")
+        mounted.append(path)
+        return path
+
+    yield mount
+    for path in mounted:
+        subprocess.run(["umount", str(path)], check=True)

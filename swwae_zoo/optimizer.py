@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import difflib
 
-from timm.optim import create_optimizer_v2, list_optimizers
+from timm.optim import create_optimizer_v2, get_optimizer_info, list_optimizers
 from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
 from torch import nn
@@ -25,6 +25,8 @@ def create_optimizer(config: RunConfig, model: nn.Module) -> Optimizer:
         near = difflib.get_close_matches(config.opt.lower(), names, n=1)
         hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(names)}"
         raise ValueError(f"opt: got {config.opt!r}, no optimiser of timm's; {hint}")
+    if config.opt_betas and not get_optimizer_info(config.opt.lower().removeprefix("lookahead_")).has_betas:
+        raise ValueError(f"opt_betas: got {config.opt_betas}, but {config.opt} has none: leave them out")
     betas = {"betas": tuple(config.opt_betas)} if config.opt_betas else {}
     try:
         return create_optimizer_v2(model, opt=config.opt, lr=config.lr, weight_decay=config.weight_decay,

@@ -85,9 +85,11 @@ def draw_curves(path: Path, metrics: list[dict[str, Any]]) -> None:
         steps, values = _curve(metrics, name)
         if steps:
             losses.plot(steps, values, label=label, marker="o" if len(steps) == 1 else None)
-    losses.set(title="training loss", xlabel="step", ylabel="mean since the point before", yscale="log")
+    losses.set(title="training loss", xlabel="step", ylabel="mean since the point before")
     if losses.lines:
         losses.legend()
+    if any(value > 0 for line in losses.lines for value in line.get_ydata()):
+        losses.set_yscale("log")
     losses.grid(alpha=0.3)
 
     steps, values = _curve(metrics, "val_error")

@@ -298,7 +298,7 @@ def test_cuda_asked_for_and_absent(tmp_path: Path) -> None:
 @pytest.mark.parametrize("keys", [{"lr": 1e6, "opt": "sgd"}, {"lr": 1e18, "clip_grad": 1.0, "opt": "sgd"}])
 def test_a_loss_that_is_no_number_stops_the_run(keys: dict[str, Any], tmp_path: Path) -> None:
     out = tmp_path / "run"
-    config = replace(BASE, out=str(out), steps=40, warmup_steps=10, save_every=1, eval_every=40, log_every=20, **keys)
+    config = replace(BASE, out=str(out), steps=40, warmup_steps=10, save_every=3, eval_every=40, log_every=20, **keys)
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(to_toml(config))
     result = CliRunner().invoke(app, ["train", "--recipe", str(recipe)])
@@ -308,9 +308,13 @@ def test_a_loss_that_is_no_number_stops_the_run(keys: dict[str, Any], tmp_path: 
                          rf"there was no checkpoint yet) in {out}; start again with --force or another --out and a lower --lr.*", line)
     assert found, line
     assert not (out / "result.json").exists()
+    again = trainer(replace(config, out=""), tmp_path / "again")
+    losses = [float(again.train_step()["loss"]) for _ in range(int(found[2]))]
+    assert all(map(math.isfinite, losses[:-1])), "it went on after the step it names"
+    assert "a weight" in line or not math.isfinite(losses[-1])
     if found[4]:
         state = torch.load(out / "checkpoint.pt", weights_only=True)
-        assert state["step"] == int(found[4]) == int(found[2]) - 1
+        assert state["step"] == int(found[4]) == (int(found[2]) - 1) // 3 * 3
         assert all(value.isfinite().all() for value in state["state_dict"].values())
         kept = timm.create_model(f"local-dir:{out}/last", pretrained=True)
         assert all(value.isfinite().all() for value in kept.state_dict().values())

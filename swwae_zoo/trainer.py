@@ -38,7 +38,7 @@ class Trainer:
 
     The checkpoint holds everything that decides what comes next (model, average, optimiser, scaler, both
     streams, every random state), so a resumed run ends in the weights an unbroken one has, bit for bit on
-    the same CPU.
+    the same CPU with as many threads (run.json tells how many).
 
     Args:
         config: the recipe of this one run.

@@ -79,6 +79,15 @@ def test_global_pools(pool):
     torch.testing.assert_close(bare.forward_head(features), expected)
 
 
+def test_the_head_by_hand():
+    model, x = create(), rand(2, 1, 18, 18)
+    flat = model.forward_features(x).reshape(2, -1)
+    (hidden,), classifier = model.head.hidden, model.get_classifier()
+    before = flat @ hidden.weight.T + hidden.bias
+    assert (before < 0).any()
+    torch.testing.assert_close(model(x), before.clamp(min=0) @ classifier.weight.T + classifier.bias)
+
+
 def test_resetting_gives_the_head_that_a_fresh_model_has():
     for before, after in (("flatten", "avg"), ("avg", "flatten"), ("avg", "catavgmax"), ("", "max"), ("avg", "max")):
         model = create(global_pool=before, num_classes=0)

@@ -1,5 +1,5 @@
 """`train_rounds`: what `swwae train` does.  Each round draws its labels anew and trains one net on them;
-with ``twin`` also the same convnet under the same recipe and seeds with lambda_rec = lambda_middle = 0."""
+with ``twin`` also the plain convnet: the same recipe and seeds, every lambda but lambda_nll 0."""
 from __future__ import annotations
 
 import shlex
@@ -81,14 +81,14 @@ def train_rounds(config: RunConfig, *, resume: bool = False, force: bool = False
 
 
 def runs_of(config: RunConfig) -> list[tuple[RunConfig, bool]]:
-    """The recipe of each single run, and whether it is a twin: the same seeds and labels, the lambda of every
-    reconstruction 0."""
+    """The recipe of each single run, and whether it is a twin: the same seeds and labels, every lambda but
+    lambda_nll 0, and so the plain convnet."""
     many = config.rounds > 1 or config.twin
     runs = []
     for seed in range(config.seed, config.seed + config.rounds):
         for twin in (False, True) if config.twin else (False,):
             folder = f"{config.out}/seed{seed}{'-twin' if twin else ''}" if many else config.out
-            plain = {"lambda_rec": 0.0, "lambda_middle": 0.0} if twin else {}
+            plain = {"lambda_rec": 0.0, "lambda_middle": 0.0, "lambda_l1": 0.0} if twin else {}
             runs.append((replace(config, seed=seed, rounds=1, twin=False, out=folder, **plain), twin))
     return runs
 

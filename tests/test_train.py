@@ -168,9 +168,9 @@ def test_data_without_a_test_part(tmp_path: Path) -> None:
 
 
 def test_the_twin_sees_the_same_labelled_images_and_no_others(tmp_path: Path) -> None:
-    config = replace(BASE, twin=True, translate=2, mirror=True, model_args={**TINY, "drop_rate": 0.5})
+    config = replace(BASE, twin=True, lambda_l1=0.1, translate=2, mirror=True, model_args={**TINY, "drop_rate": 0.5})
     (full, _), (plain, is_twin) = runs_of(config)
-    assert is_twin and (plain.lambda_rec, plain.lambda_middle) == (0.0, 0.0)
+    assert is_twin and (plain.lambda_rec, plain.lambda_middle, plain.lambda_l1) == (0.0, 0.0, 0.0)
     shared = resident(splits_of(full, (1, 32, 32)), torch.device("cpu"), lambdas_of(full))
     pair = [Trainer(one, build_model(one, 10), shared, RunDirectory(tmp_path), torch.device("cpu"), Progress()) for one in (full, plain)]
     assert all(torch.equal(a, b) for a, b in zip(*(one.model.state_dict().values() for one in pair)))

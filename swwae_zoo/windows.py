@@ -31,7 +31,7 @@ class Window(NamedTuple):
     def canvas(self, size: tuple[int, int], pooled: tuple[int, int]) -> tuple[int, int]:
         """Smallest (height, width) that holds the padded image of `size` and all of its windows."""
         height, width = (
-            torch.sym_max(p + full, (n - 1) * s + k)
+            _larger(p + full, (n - 1) * s + k)
             for k, s, p, full, n in zip(*self, size, pooled, strict=True)
         )
         return height, width
@@ -87,10 +87,14 @@ class _Put(Function):
 
     @staticmethod
     def forward(values: Tensor, where: Tensor, window: Window, size: tuple[int, int], mean: bool) -> Tensor:
-        if not window.overlaps:
-            return _put(values, where, window, size)
-        out = _put(values.to(accumulator(values.dtype)), where, window, size)
-        return (out / _count(out, where, window) if mean else out).to(values.dtype)
+        if window.overlaps:
+            out = _put(values.to(accumulator(values.dtype)), where, window, size)
+            out = (out / _count(out, where, window) if mean else out).to(values.dtype)
+        else:
+            out = _put(values, where, window, size)
+        # Compiled by torch 2.11, an output that is one tensor with a step before it, as a `contiguous` or `to` that has
+        # nothing to do leaves it, gets a gradient of zeros.
+        return out.clone() if torch.compiler.is_compiling() else out
 
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:
@@ -123,6 +127,11 @@ class _Pick(Function):
     def backward(ctx, grad: Tensor):
         (where,) = ctx.saved_tensors
         return _Put.apply(grad, where, ctx.window, ctx.size, ctx.mean), None, None, None
+
+
+def _larger(a: int, b: int) -> int:
+    # torch 2.11 can't compile a sym_max of plain numbers in a backward; a max of an export's symbols would fix the sizes.
+    return max(a, b) if isinstance(a, int) and isinstance(b, int) else torch.sym_max(a, b)
 
 
 def _count(like: Tensor, where: Tensor, window: Window) -> Tensor:

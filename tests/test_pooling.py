@@ -347,7 +347,9 @@ def test_exports_with_dynamic_shapes(name, strict):
     net = NETS[name]().eval()
     any_size = {0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
     program = torch.export.export(net, (image(2, 3, 33, 34),), strict=strict, dynamic_shapes=(any_size,)).module()
-    for shape in [(2, 3, 33, 34), (5, 3, 48, 57)]:
+    # Torch 2.11's max_pool2d itself exports only sizes that leave the example's remainder; 2.14's exports any.
+    other = (5, 3, 48, 57) if torch.__version__ >= (2, 14) else (5, 3, 49, 66)
+    for shape in [(2, 3, 33, 34), other]:
         torch.testing.assert_close(program(image(*shape)), net(image(*shape)))
 
 

@@ -68,7 +68,7 @@ def _fetch(
         with _folder(root), tempfile.TemporaryDirectory(prefix=".download-", dir=root) as temporary:
             scratch = Path(temporary)
             _link_archives(root, scratch, archives)
-            with _quiet(), _socket_timeout(TIMEOUT):
+            with _quiet(), _socket_timeout(TIMEOUT), _data_only():
                 read(scratch, True)
             _move_files(scratch, root)
     except _FETCH_ERRORS as error:
@@ -131,6 +131,21 @@ def _socket_timeout(seconds: float) -> Iterator[None]:
         yield
     finally:
         socket.setdefaulttimeout(before)
+
+
+@contextlib.contextmanager
+def _data_only() -> Iterator[None]:
+    """No archive writes outside its folder, or anything but plain files and folders: Python's own default from 3.14."""
+    # torchvision unpacks without a filter, which Python 3.12 and 3.13 warn of.
+    if not hasattr(tarfile, "data_filter"):  # the first releases of 3.10 and 3.11
+        yield
+        return
+    before = tarfile.TarFile.__dict__.get("extraction_filter")
+    tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)
+    try:
+        yield
+    finally:
+        tarfile.TarFile.extraction_filter = before
 
 
 def _one_line(error: BaseException) -> str:

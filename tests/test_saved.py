@@ -27,7 +27,8 @@ def swwae(*args: object, code: int = 0) -> Any:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "digits"
     swwae("train", "--model", "swwae_mnist", "--model-arg", NET, "--data", "digits", "--labels", 20, "--steps", 2,
-          "--batch-size", 16, "--labeled-batch", 16, "--device", "cpu", "--out", out)
+          "--batch-size", 16, "--labeled-batch", 16, "--device", "cpu", "--out", out,
+          "--num-val", 0, "--rounds", 1, "--no-twin", "--amp", "off", "--warmup-steps", 0)  # the model's recipe is a full run
     return out
 
 

@@ -54,6 +54,11 @@ class Lambdas:
         """Whether any term needs the decoder; when not, the net is the plain convnet and costs the same."""
         return self.rec > 0 or (max(self.middle, default=0.0) if isinstance(self.middle, tuple) else self.middle) > 0
 
+    @property
+    def uses_unlabeled(self) -> bool:
+        """Whether unlabelled images enter any term."""
+        return self.runs_decoder or self.l1 > 0
+
     def per_middle(self, count: int) -> tuple[float, ...]:
         """The weight of each of ``count`` middles, shallow to deep.
 

@@ -16,6 +16,7 @@ from .config import RunConfig, read_recipe
 from .data import Preprocess, load_images
 from .evaluate import Autocast, classification_error, mean_reconstruction_loss
 from .swwae import SWWAE
+from .trainer import lambdas_of
 
 __all__ = ["Saved", "evaluate_saved", "load_saved", "read_pictures"]
 
@@ -102,13 +103,8 @@ def evaluate_saved(
     return {
         "run": str(saved.folder), "model": config.model, "data": data, "split": split, "images": len(labels),
         "error": classification_error(model, images, labels, saved.prepare, autocast),
-        "reconstruction": mean_reconstruction_loss(model, images, saved.prepare, autocast) if trains_decoder(config) else None,
+        "reconstruction": mean_reconstruction_loss(model, images, saved.prepare, autocast) if lambdas_of(config).runs_decoder else None,
     }
-
-
-def trains_decoder(config: RunConfig) -> bool:
-    middle = config.lambda_middle
-    return config.lambda_rec > 0 or any(middle if isinstance(middle, list) else [middle])
 
 
 def read_pictures(saved: Saved, files: Sequence[str | Path]) -> Tensor:

@@ -39,7 +39,7 @@ class SWWAETask(TrainingTask):
     @property
     def uses_unlabeled(self) -> bool:
         """Whether unlabelled images enter any term."""
-        return self.lambdas.runs_decoder or self.lambdas.l1 > 0
+        return self.lambdas.uses_unlabeled
 
     def compile(self, backend: str = "inductor", mode: str | None = None, **compile_kwargs: Any) -> nn.Module:
         """Compile the whole step (nets and losses) into one graph; evaluation stays eager."""

@@ -127,7 +127,7 @@ def resident(splits: Splits, device: torch.device, lambdas: Lambdas) -> Splits:
     """The splits' tensors on ``device``, each of them once, so that a round and its twin share them; unlabelled images
     that no loss looks at stay where they are."""
     moved: dict[int, torch.Tensor] = {}
-    idle = set() if lambdas.runs_decoder or lambdas.l1 > 0 else {"unlabeled"}
+    idle = set() if lambdas.uses_unlabeled else {"unlabeled"}
 
     def move(tensor: torch.Tensor | None) -> torch.Tensor | None:
         return None if tensor is None else moved.setdefault(id(tensor), tensor.to(device))

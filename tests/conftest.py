@@ -21,6 +21,17 @@ torch.set_num_threads(1)
 
 
 @pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Sums depend on how many threads share them, so all processes of a test must use as many."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
 def child(tmp_path: Path) -> Iterator[Callable[..., BaseProcess]]:
     """`child(code, **names)` runs Python code in a process; what it says on stderr is in tmp_path/stderr.
 

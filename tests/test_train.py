@@ -4,7 +4,7 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,16 +23,9 @@ from swwae_zoo.run_directory import RunDirectory
 from swwae_zoo.train import build_model, input_shape, lambdas_of, resident, runs_of, splits_of, summary, train_rounds
 from swwae_zoo.trainer import Trainer
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 TINY = {"notation": "(4)3c-2p-(4)3c-2p-10fc", "img_size": 32}
 BASE = RunConfig(model_args=TINY, num_labels=50, num_val=50, steps=6, batch_size=24, labeled_batch=16)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def run(out: Path, **keys: Any) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sysconfig
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from swwae_zoo.interrupt import Stopped
 from swwae_zoo.train import train_rounds
 from swwae_zoo.trainer import Trainer
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 TINY = {"notation": "(4)3c-2p-(4)3c-2p-10fc", "img_size": 32}
 PLAIN = RunConfig(model_args=TINY, num_labels=50, num_val=50, steps=25, batch_size=24, labeled_batch=16, eval_every=5,
                   save_every=6, log_every=4)
@@ -33,15 +34,6 @@ FULL = replace(PLAIN, model_args={**TINY, "drop_rate": 0.5, "batch_norm": True},
 SOFT = replace(PLAIN, model_args={**TINY, "pool": "soft", "beta": 10.0}, unlabeled="none", contrast="image", amp="bf16",
                lambda_l1=0.1, lambda_middle=[0.3], num_val=0, channels_last=False)
 RECIPES = {"plain": PLAIN, "full": FULL, "soft": SOFT}
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Sums depend on how many threads share them, so all processes of a test must use as many."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def same(a: Any, b: Any, path: str = "") -> None:

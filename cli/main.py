@@ -9,7 +9,7 @@ from typer.core import TyperGroup
 
 import swwae_zoo
 
-from . import bench, reconstruct, recipes, show, train
+from . import bench, pull, push, reconstruct, recipes, show, train
 from . import eval as eval_command
 from . import list as list_command
 
@@ -91,3 +91,5 @@ app.command("list")(list_command.list_models)
 app.command("show")(show.show)
 app.command("recipes")(recipes.recipes)
 app.command("bench")(bench.bench)
+app.command("push")(push.push)
+app.command("pull")(pull.pull)

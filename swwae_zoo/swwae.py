@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
-from timm.models._builder import resolve_pretrained_cfg
 from torch import Tensor
 
+from .hub.pretrained import resolve, with_weights
 from .model import SWWAE, SWWAEOutput
 from .stages import stages_from_notation
 
@@ -68,57 +68,54 @@ def _cfg(url: str = "", **kwargs: Any) -> dict[str, Any]:
 
 
 _STL10 = _cfg(input_size=(3, 96, 96), pool_size=(2, 2))
-default_cfgs = generate_default_cfgs({
+default_cfgs = generate_default_cfgs(with_weights({
     "swwae_mnist": _cfg(input_size=(1, 32, 32), mean=(0.0,), std=(1.0,)),
     "swwae_svhn": _cfg(),
     "swwae_stl10": _STL10,
-    "swwae_stl10_vgg": _STL10,
     "swwae_cifar_vgg": _cfg(pool_size=(2, 2)),
-})
+}))
+default_cfgs["swwae_stl10_vgg"] = default_cfgs["swwae_stl10"]
 
 
-def _create_swwae(variant: str, pretrained: bool, **kwargs: Any) -> SWWAE:
+def _create_swwae(variant: str, pretrained: bool, defaults: dict[str, Any], given: dict[str, Any]) -> SWWAE:
     """Build a variant.  A caller's own ``notation`` brings its own number of classes along.
 
     Raises:
         RuntimeError: pretrained, but there are no weights to load.
-        ValueError: an option is wrong.
+        ValueError: an option is wrong, or the weights can't be had or are not what they should be.
     """
-    if pretrained:
-        cfg = resolve_pretrained_cfg(variant, kwargs.get("pretrained_cfg"), kwargs.get("pretrained_cfg_overlay"))
-        if not (cfg.has_weights or cfg.state_dict):
-            raise RuntimeError(
-                f"{variant} comes without weights: `swwae train --model {variant}` trains them by its recipe, and "
-                f"timm.create_model('local-dir:RUN/best', pretrained=True) loads them")
+    kwargs = resolve(variant, pretrained, defaults, given)
     stages, linears = stages_from_notation(kwargs["notation"], in_chans=1)
     if kwargs["notation"] != NOTATIONS[variant] and linears:
         kwargs.setdefault("num_classes", linears[-1])
     out_indices = kwargs.pop("out_indices", tuple(range(len(stages))))
-    return build_model_with_cfg(
+    saved_args = kwargs.get("pretrained_model_args") or {}
+    model = build_model_with_cfg(
         SWWAE, variant, pretrained,
         pretrained_filter_fn=checkpoint_filter_fn,
         feature_cfg={"out_indices": out_indices, "flatten_sequential": True},
         **kwargs,
     )
+    model._model_args = dict(saved_args)  # timm adds what the caller gave, and saves both in config.json
+    return model
 
 
 @register_model
 def swwae_mnist(pretrained: bool = False, **kwargs: Any) -> SWWAE:
     """The paper's MNIST net, 1x32x32 (28x28 padded by 2)."""
-    return _create_swwae("swwae_mnist", pretrained, **{"notation": NOTATIONS["swwae_mnist"], **kwargs})
+    return _create_swwae("swwae_mnist", pretrained, {"notation": NOTATIONS["swwae_mnist"]}, kwargs)
 
 
 @register_model
 def swwae_svhn(pretrained: bool = False, **kwargs: Any) -> SWWAE:
     """The paper's SVHN net, 3x32x32."""
-    return _create_swwae("swwae_svhn", pretrained, **{"notation": NOTATIONS["swwae_svhn"], **kwargs})
+    return _create_swwae("swwae_svhn", pretrained, {"notation": NOTATIONS["swwae_svhn"]}, kwargs)
 
 
 @register_model
 def swwae_stl10(pretrained: bool = False, **kwargs: Any) -> SWWAE:
     """The paper's VGG-style STL-10 net, 3x96x96, batch norm after every convolution."""
-    args = {"notation": NOTATIONS["swwae_stl10"], "batch_norm": True, **kwargs}
-    return _create_swwae("swwae_stl10", pretrained, **args)
+    return _create_swwae("swwae_stl10", pretrained, {"notation": NOTATIONS["swwae_stl10"], "batch_norm": True}, kwargs)
 
 
 @register_model
@@ -130,5 +127,4 @@ def swwae_stl10_vgg(pretrained: bool = False, **kwargs: Any) -> SWWAE:
 @register_model
 def swwae_cifar_vgg(pretrained: bool = False, **kwargs: Any) -> SWWAE:
     """The paper's VGG-style CIFAR net, 3x32x32, batch norm after every convolution."""
-    args = {"notation": NOTATIONS["swwae_cifar_vgg"], "batch_norm": True, **kwargs}
-    return _create_swwae("swwae_cifar_vgg", pretrained, **args)
+    return _create_swwae("swwae_cifar_vgg", pretrained, {"notation": NOTATIONS["swwae_cifar_vgg"], "batch_norm": True}, kwargs)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytest_plugins = ["hub_server.fixtures"]
+
 # Torch reads it when first imported: small tensors on several busy cores wait longer than they work.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

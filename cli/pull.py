@@ -1,0 +1,28 @@
+"""`swwae pull ORG/NAME[@REVISION]`: a model from the Hugging Face Hub."""
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import Json
+
+
+def pull(
+    name: Annotated[str, typer.Argument(metavar="ORG/NAME[@REVISION]", help="Repository, and a branch, tag or commit.", show_default=False)],
+    out: Annotated[Path | None, typer.Option("--out", help="Folder to copy it to (else it stays in the Hub's cache).")] = None,
+    as_json: Json = False,
+) -> None:
+    """Pull a model from the Hugging Face Hub: one commit of it, every byte checked."""
+    import swwae_zoo.swwae  # noqa: F401  registers the models
+    from swwae_zoo.hub.download import pull as pull_model
+    from swwae_zoo.hub.progress import quiet_unless_terminal
+
+    with quiet_unless_terminal():
+        pulled = pull_model(name, out)
+    if as_json:
+        typer.echo(json.dumps({**pulled._asdict(), "folder": str(pulled.folder)}))
+        return
+    how = "unchanged" if pulled.unchanged else "from the cache, the Hub is out of reach" if pulled.cached else "pulled"
+    typer.echo(f"{how}: {pulled.architecture}, {pulled.repo} at {pulled.commit}")
+    typer.echo(f'timm.create_model("local-dir:{pulled.folder}", pretrained=True)')

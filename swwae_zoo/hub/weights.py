@@ -1,0 +1,60 @@
+"""Checks of model.safetensors: the right bytes, and exactly the tensors of the model that config.json tells of."""
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import safetensors
+from torch import nn
+
+from .errors import HubError
+from .remote import RemoteFile
+
+__all__ = ["check_tensors", "is_same", "largest_file", "sha256_of"]
+
+FLOATS = ("F64", "F32", "F16", "BF16")
+BLOCK = 2**20
+
+
+def sha256_of(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def is_same(path: Path, remote: RemoteFile) -> bool:
+    """Whether a local file holds the bytes that the Hub says it should."""
+    if remote.sha256 is not None:
+        return sha256_of(path) == remote.sha256
+    content = path.read_bytes()  # small files only: the Hub stores others as large ones
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() == remote.blob_id
+
+
+def largest_file(model: nn.Module) -> int:
+    """Bytes that the weights of ``model`` may take: fp64, and room for a header."""
+    return 8 * sum(tensor.numel() for tensor in model.state_dict().values()) + 2**24
+
+
+def check_tensors(path: Path, model: nn.Module, where: str) -> None:
+    """Compares names, shapes and kinds of the tensors in ``path`` with those of ``model``; reads the header only.
+
+    Raises:
+        HubError: no safetensors file (a pickle, for one), or other tensors.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            saved = {name: file.get_slice(name) for name in file.keys()}
+            found = {name: (tuple(part.get_shape()), part.get_dtype()) for name, part in saved.items()}
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise HubError(f"{where}: model.safetensors is not a safetensors file ({' '.join(str(error).split()):.100}); pickles are not read") from error
+    expected = model.state_dict()
+    for name in sorted(expected.keys() ^ found.keys()):
+        what = "lacks" if name in expected else "has"
+        raise HubError(f"{where}: model.safetensors {what} {name[:100]!r}, which config.json's model {'has' if name in expected else 'lacks'}")
+    for name, (shape, dtype) in found.items():
+        if shape != tuple(expected[name].shape):
+            raise HubError(f"{where}: model.safetensors has {name} of shape {shape}, config.json's model of {tuple(expected[name].shape)}")
+        if (dtype in FLOATS) != expected[name].is_floating_point():
+            raise HubError(f"{where}: model.safetensors has {name} of type {dtype}, config.json's model of {expected[name].dtype}")

@@ -1,0 +1,74 @@
+"""What the Hub's tests share: a server and a client on each upload path, and small runs to push."""
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+
+import swwae_zoo  # noqa: F401  registers the models
+from swwae_zoo.config import RunConfig
+from swwae_zoo.run_directory import RunDirectory
+
+from . import HubServer
+from .client import Client
+
+TOKEN = "hf_goodtoken"
+TINY = {"notation": "(4)3c-2p-(4)3c-2p-10fc"}
+_seeds = itertools.count()
+
+
+class OnePath:
+    """A server, and a client process that uploads to it by LFS or by Xet."""
+
+    def __init__(self, folder: Path, use_xet: bool) -> None:
+        self.folder, self.use_xet = folder, use_xet
+        self.hub = HubServer(folder, use_xet)
+        self.hub.users.update({TOKEN: "ann", "hf_strangers": "bob"})
+        self.env = {"HF_ENDPOINT": self.hub.url, "SWWAE_HUB_ORG": "zoo", "HF_XET_CLIENT_RETRY_MAX_ATTEMPTS": "1",
+                    **({} if use_xet else {"HF_HUB_DISABLE_XET": "1"})}
+        self.client = Client(folder / "home", **self.env)
+
+    def push(self, run: Path, name: str) -> None:
+        said = self.client.swwae("push", run, "--repo", name)
+        assert said.code == 0, said
+
+
+@pytest.fixture(scope="session", params=["lfs", "xet"])
+def one_path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OnePath]:
+    if request.param == "xet":
+        pytest.importorskip("hf_xet")
+    path = OnePath(tmp_path_factory.mktemp(request.param), request.param == "xet")
+    with path.hub:
+        yield path
+        path.client.close()
+    assert TOKEN not in path.client.stderr.read_text()
+
+
+@pytest.fixture
+def path(one_path: OnePath) -> Iterator[OnePath]:
+    """`one_path` with no faults left over and the request log empty."""
+    one_path.hub.requests.clear()
+    yield one_path
+    one_path.hub.faults.clear()
+
+
+def make_run(folder: Path, model: str = "swwae_mnist", result: dict[str, Any] | None = None, args: dict[str, Any] | None = None,
+             **config: Any) -> torch.nn.Module:
+    """A finished run with fresh random weights, no two alike: the model itself is returned."""
+    args = TINY if args is None else args
+    made = RunConfig(model=model, **{"steps": 1, "data": "digits", "num_labels": 50, "model_args": args, **config})
+    torch.manual_seed(1000 + next(_seeds))
+    net = timm.create_model(model, **args).eval()
+    directory = RunDirectory(folder)
+    directory.begin(made)
+    for name in ("last", "best"):
+        directory.save_model(name, net)
+    directory.write_json("result.json", {
+        "model": model, "steps": 1, "seconds": 2.0, "val_error": None, "best_val_error": None, "best_step": 1,
+        "test_error": 12.5, "test_rec": 0.0123, **(result or {})})
+    return net

@@ -1,0 +1,350 @@
+"""The HTTP side: routes, who may see what, and faults."""
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import re
+import socket
+import threading
+import time
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import yaml
+
+from . import xet
+from .faults import Call, Close, Corrupt, CutUpload, Fault, Faults, LoseResponse, Status, Truncate
+from .repos import File, Refused, Repo
+
+REPO = r"(?P<repo>[^/]+/[^/]+)"
+REV = r"(?P<rev>[^/]+)"
+ROUTES: list[tuple[str, re.Pattern[str], str]] = [
+    (method, re.compile(pattern.replace("REPO", REPO).replace("REV", REV)), name)
+    for method, pattern, name in [
+        ("GET", "/api/whoami-v2", "whoami"),
+        ("POST", "/api/repos/create", "create"),
+        ("POST", "/api/validate-yaml", "validate"),
+        ("POST", "/api/models/REPO/preupload/REV", "preupload"),
+        ("POST", "/api/models/REPO/commit/REV", "commit"),
+        ("GET", "/api/models/REPO/xet-(?P<kind>read|write)-token/REV", "xet_token"),
+        ("GET", "/api/models/REPO/revision/REV", "info"),
+        ("GET", "/api/models/REPO/refs", "refs"),
+        ("POST", "/api/models/REPO/branch/REV", "branch"),
+        ("POST", "/api/models/REPO/tag/REV", "tag"),
+        ("PUT", "/api/models/REPO/settings", "settings"),
+        ("GET", "/api/models/REPO/tree/REV", "tree"),
+        ("GET", "/api/models/REPO", "info"),
+        ("POST", r"/REPO\.git/info/lfs/objects/batch", "lfs_batch"),
+        ("POST", "/lfs-verify/REPO", "lfs_verify"),
+        ("PUT", "/storage/REPO/(?P<oid>[0-9a-f]{64})", "store"),
+        ("GET", "/storage/REPO/(?P<oid>[0-9a-f]{64})", "stored"),
+        ("HEAD", "/REPO/resolve/REV/(?P<path>.+)", "head"),
+        ("GET", "/REPO/resolve/REV/(?P<path>.+)", "file"),
+    ]
+]
+LARGE_FROM = 10 * 1024**2
+
+
+class HubServer:
+    """The server and what it holds.  Use it as a context manager.
+
+    url: for HF_ENDPOINT.  storage: where large files lie.
+    repos: by id.
+    users: token -> user name; an organisation is open to everyone here.
+    requests: "METHOD /path" of each request, in order.
+    """
+
+    def __init__(self, folder: Path, use_xet: bool = False) -> None:
+        self.folder, self.use_xet = folder, use_xet
+        self.repos: dict[str, Repo] = {}
+        self.users: dict[str, str] = {}
+        self.readers: set[str] = set()  # users that were let into gated repositories
+        self.requests: list[str] = []
+        self.faults = Faults()
+        self.lock = threading.RLock()
+        hub = self
+
+        class BoundHandler(Handler):
+            server_state = hub
+
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), BoundHandler)
+        self._http.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._http.server_address[1]}"
+        self.storage = self.url.replace("127.0.0.1", "localhost")  # another host, as on the Hub: no token may go there
+
+    def __enter__(self) -> HubServer:
+        threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.shutdown()
+        self._http.server_close()
+
+    def fail(self, part: str, fault: Fault, times: int | None = 1, skip: int = 0) -> None:
+        """See `faults.Rule`."""
+        self.faults.add(part, fault, times, skip)
+
+    @property
+    def cas(self) -> Path:
+        return self.folder / "cas"
+
+
+class Handler(BaseHTTPRequestHandler):
+    """One connection of a client."""
+
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    wbufsize = -1
+    server_state: HubServer
+    fault: Fault | None = None
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def handle(self) -> None:
+        with contextlib.suppress(ConnectionError, BrokenPipeError):
+            super().handle()
+
+    def do_GET(self) -> None:
+        self._serve()
+
+    do_POST = do_PUT = do_HEAD = do_GET
+
+    def _serve(self) -> None:
+        hub, path = self.server_state, urlsplit(self.path).path
+        request = f"{self.command} {unquote(path)}"
+        hub.requests.append(request)
+        self.fault, fault = None, hub.faults.take(request)
+        if isinstance(fault, Call):
+            fault.what()
+        if isinstance(fault, (Close, CutUpload)):
+            self.rfile.read(min(getattr(fault, "after", 0), self._length()))
+            return self._hang_up()
+        self.body = self.rfile.read(self._length())
+        if isinstance(fault, Status):
+            return self._answer(fault.code, {"error": "made to fail"}, fault.headers)
+        self.fault = fault
+        try:
+            for method, pattern, name in ROUTES:
+                match = pattern.fullmatch(path) if method == self.command else None
+                if match:
+                    with hub.lock:
+                        answer = self._route(name, **match.groupdict())
+                    return self._hang_up() if isinstance(fault, LoseResponse) else answer()
+            raise Refused(404, f"no route {request}")
+        except Refused as refused:
+            headers = {"X-Error-Code": refused.code} if refused.code else {}
+            self._answer(refused.status, {"error": refused.message, **refused.body}, {**headers, "X-Error-Message": refused.message})
+
+    def _route(self, name: str, repo: str = "", **names: str) -> Callable[[], None]:
+        """Does what was asked; gives what then sends the answer."""
+        self.user = self._user()
+        if not repo:
+            return getattr(self, f"_on_{name}")(**names)
+        return getattr(self, f"_on_{name}")(self._repo(unquote(repo), name), **names)
+
+    # --- who may see what -------------------------------------------------------------------------
+
+    def _user(self) -> str | None:
+        given = self.headers.get("Authorization", "").removeprefix("Bearer ")
+        if given and given not in self.server_state.users:
+            raise Refused(401, "Invalid credentials in Authorization header")
+        return self.server_state.users.get(given)
+
+    def _repo(self, id: str, route: str) -> Repo:
+        repo = self.server_state.repos.get(id)
+        hidden = repo is None or (repo.private and self.user is None)
+        if route in ("store", "stored"):  # addresses signed by the Hub: whoever has one may use it
+            hidden = repo is None
+        if hidden:
+            raise Refused(404 if self.user else 401, "Repository not found", "RepoNotFound")
+        assert repo is not None
+        if repo.gated and route in ("head", "file") and self.user not in self.server_state.readers:
+            raise Refused(403 if self.user else 401, f"Access to model {id} is restricted", "GatedRepo")
+        writes = route in ("preupload", "commit", "branch", "tag", "settings", "lfs_batch")
+        if writes and self.user is None:
+            raise Refused(401, "Invalid username or password.")
+        return repo
+
+    # --- routes -----------------------------------------------------------------------------------
+
+    def _json(self) -> Any:
+        return json.loads(self.body)
+
+    def _on_whoami(self) -> Callable[[], None]:
+        if self.user is None:
+            raise Refused(401, "Invalid username or password.")
+        return self._later(200, {"type": "user", "name": self.user, "orgs": []})
+
+    def _on_create(self) -> Callable[[], None]:
+        asked = self._json()
+        if self.user is None:
+            raise Refused(401, "Invalid username or password.")
+        id = f"{asked.get('organization') or self.user}/{asked['name']}"
+        url = {"url": f"{self.server_state.url}/{id}"}
+        if id in self.server_state.repos:
+            raise Refused(409, "You already created this model repo", **url)
+        self.server_state.repos[id] = Repo(id, private=asked.get("visibility") == "private")
+        return self._later(200, {**url, "name": id})
+
+    def _on_validate(self) -> Callable[[], None]:
+        head = self._json()["content"].split("---\n")
+        try:
+            data = yaml.safe_load(head[1]) if len(head) > 2 and not head[0] else None
+        except yaml.YAMLError as error:
+            data = str(error)
+        if isinstance(data, dict) and isinstance(data.get("license"), str):
+            return self._later(200, {"errors": [], "warnings": []})
+        return self._later(400, {"errors": [{"message": f"no valid metadata: {data}"}], "warnings": []})
+
+    def _on_preupload(self, repo: Repo, rev: str) -> Callable[[], None]:
+        files = repo.commits[repo.resolve(rev)].files
+        return self._later(200, {"files": [
+            {"path": asked["path"], "shouldIgnore": False, "oid": files[asked["path"]].etag if asked["path"] in files else None,
+             "uploadMode": "lfs" if asked["path"].endswith(".safetensors") or asked["size"] > LARGE_FROM else "regular"}
+            for asked in self._json()["files"]]})
+
+    def _on_lfs_batch(self, repo: Repo) -> Callable[[], None]:
+        hub = self.server_state
+        objects = [{"oid": asked["oid"], "size": asked["size"], **({} if asked["oid"] in repo.large else {"actions": {
+            "upload": {"href": f"{hub.storage}/storage/{repo.id}/{asked['oid']}?signature=s3cr3t"},
+            "verify": {"href": f"{hub.url}/lfs-verify/{repo.id}"}}})} for asked in self._json()["objects"]]
+        return self._later(200, {"transfer": "basic", "objects": objects})
+
+    def _on_store(self, repo: Repo, oid: str) -> Callable[[], None]:
+        if hashlib.sha256(self.body).hexdigest() != oid:
+            raise Refused(400, "the bytes are not those of the signed address")
+        repo.large[oid] = self.body
+        return self._later(200, {})
+
+    def _on_lfs_verify(self, repo: Repo) -> Callable[[], None]:
+        asked = self._json()
+        if len(repo.large.get(asked["oid"], b"")) != asked["size"]:
+            raise Refused(404, "no such object")
+        return self._later(200, {})
+
+    def _on_xet_token(self, repo: Repo, kind: str, rev: str) -> Callable[[], None]:
+        hub = self.server_state
+        if not hub.use_xet or (kind == "write" and self.user is None):
+            raise Refused(401, "Invalid username or password.")
+        hub.cas.mkdir(exist_ok=True)
+        cas, until = f"local://{hub.cas}", int(time.time()) + 3600
+        headers = {"X-Xet-Cas-Url": cas, "X-Xet-Access-Token": "xet", "X-Xet-Token-Expiration": str(until)}
+        return self._later(200, {"casUrl": cas, "accessToken": "xet", "exp": until}, headers)
+
+    def _on_commit(self, repo: Repo, rev: str) -> Callable[[], None]:
+        lines = [json.loads(line) for line in self.body.splitlines()]
+        if self.server_state.use_xet:
+            known = xet.files_of(self.server_state.cas)
+            for line in lines:
+                value = line["value"]
+                if line["key"] == "lfsFile" and value["oid"] in known:
+                    repo.large.setdefault(value["oid"], b"\0" * value["size"])  # its bytes lie in the store
+        commit, pull = repo.commit(rev, lines, "create_pr" in urlsplit(self.path).query)
+        url = f"{self.server_state.url}/{repo.id}"
+        return self._later(200, {"success": True, "commitOid": commit, "commitUrl": f"{url}/commit/{commit}", "hookOutput": "",
+                                 "pullRequestUrl": f"{url}/discussions/{pull.rpartition('/')[2]}" if pull else None})
+
+    def _on_info(self, repo: Repo, rev: str = "main") -> Callable[[], None]:
+        return self._later(200, repo.info(rev))
+
+    def _on_tree(self, repo: Repo, rev: str) -> Callable[[], None]:
+        files = repo.commits[repo.resolve(rev)].files
+        return self._later(200, [
+            {"type": "file", "path": name, "size": file.size, "oid": file.blob_id,
+             **({"lfs": {"oid": file.sha256, "size": file.size, "pointerSize": 134}} if file.sha256 else {})}
+            for name, file in files.items()])
+
+    def _on_refs(self, repo: Repo) -> Callable[[], None]:
+        def listed(kind: str, known: dict[str, str]) -> list[dict[str, str]]:
+            return [{"name": name, "ref": f"refs/{kind}/{name}", "targetCommit": commit} for name, commit in known.items()]
+
+        return self._later(200, {"branches": listed("heads", repo.branches), "tags": listed("tags", repo.tags), "converts": []})
+
+    def _on_branch(self, repo: Repo, rev: str) -> Callable[[], None]:
+        name = unquote(rev)
+        if name in repo.branches:
+            raise Refused(409, f"Reference already exists: {name}")
+        repo.branches[name] = repo.resolve(self._json().get("startingPoint", "main"))
+        return self._later(200, {})
+
+    def _on_tag(self, repo: Repo, rev: str) -> Callable[[], None]:
+        name = self._json()["tag"]
+        if name in repo.tags:
+            raise Refused(409, f"Tag reference exists already: {name}")
+        repo.tags[name] = repo.resolve(rev)
+        return self._later(200, {})
+
+    def _on_settings(self, repo: Repo) -> Callable[[], None]:
+        repo.private = self._json().get("visibility", "private" if repo.private else "public") == "private"
+        return self._later(200, {"private": repo.private})
+
+    # --- files ------------------------------------------------------------------------------------
+
+    def _found(self, repo: Repo, rev: str, path: str) -> tuple[File, dict[str, str]]:
+        commit = repo.commits[repo.resolve(rev)]
+        file = commit.files.get(unquote(path))
+        if file is None:
+            raise Refused(404, "Entry not found", "EntryNotFound")
+        headers = {"X-Repo-Commit": commit.id, "ETag": f'"{file.etag}"'}
+        if file.sha256:
+            headers |= {"X-Linked-Etag": f'"{file.sha256}"', "X-Linked-Size": str(file.size)}
+            xet_hash = xet.files_of(self.server_state.cas).get(file.sha256) if self.server_state.use_xet else None
+            if xet_hash:
+                headers["X-Xet-Hash"] = xet_hash
+                headers["X-Xet-Refresh-Route"] = f"{self.server_state.url}/api/models/{repo.id}/xet-read-token/{commit.id}"
+        return file, headers
+
+    def _on_head(self, repo: Repo, rev: str, path: str) -> Callable[[], None]:
+        file, headers = self._found(repo, rev, path)
+        if file.sha256:
+            signed = f"{self.server_state.storage}/storage/{repo.id}/{file.sha256}?signature=s3cr3t"
+            return lambda: self._send(302, b"", {**headers, "Location": signed})
+        return lambda: self._send(200, file.content or b"", headers)
+
+    def _on_file(self, repo: Repo, rev: str, path: str) -> Callable[[], None]:
+        file, headers = self._found(repo, rev, path)
+        return lambda: self._send(200, file.content if file.content is not None else repo.large[file.sha256], headers)
+
+    def _on_stored(self, repo: Repo, oid: str) -> Callable[[], None]:
+        return lambda: self._send(200, repo.large[oid], {"ETag": f'"{oid}"'})
+
+    # --- sending ----------------------------------------------------------------------------------
+
+    def _length(self) -> int:
+        return int(self.headers.get("Content-Length") or 0)
+
+    def _later(self, status: int, body: Any, headers: dict[str, str] | None = None) -> Callable[[], None]:
+        return lambda: self._answer(status, body, headers)
+
+    def _answer(self, status: int, body: Any, headers: dict[str, str] | None = None) -> None:
+        self._send(status, json.dumps(body).encode(), {"Content-Type": "application/json", **(headers or {})})
+
+    def _send(self, status: int, body: bytes, headers: dict[str, str]) -> None:
+        match = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", "")) if status == 200 else None
+        if match and int(match[1]) < len(body):
+            start = int(match[1])
+            headers["Content-Range"] = f"bytes {start}-{len(body) - 1}/{len(body)}"
+            status, body = 206, body[start:]
+        fault = self.fault
+        if isinstance(fault, Corrupt):
+            body = bytes(byte ^ 0x55 for byte in body[:8]) + body[8:-8] + bytes(byte ^ 0x55 for byte in body[-8:])
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body[: fault.after] if isinstance(fault, Truncate) else body)
+        if isinstance(fault, Truncate):
+            self._hang_up()
+
+    def _hang_up(self) -> None:
+        self.close_connection = True
+        with contextlib.suppress(OSError):
+            self.wfile.flush()
+            self.connection.shutdown(socket.SHUT_RDWR)

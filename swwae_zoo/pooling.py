@@ -8,7 +8,7 @@ Shapes, here and below:
     where, soft   (B, C, 2, h, w)   x then y, each from -1 (first column or row of the window) to 1 (last)
 
 A hard `where` is all that pooling and unpooling keep for their backward passes: one byte per pooled value. How it is
-done stands in `windows.py`.
+done stands in `kernels/`: in plain torch (`reference.py`), and faster where it can be.
 """
 
 import torch
@@ -16,7 +16,8 @@ import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from swwae_zoo.windows import Window, accumulator, channels_last, memory_format, put, switch_pool
+from swwae_zoo.kernels.operators import put, switch_pool
+from swwae_zoo.windows import Window, accumulator, channels_last, memory_format
 
 MAX_POSITIONS = 256  # what one uint8 can tell apart: a 16x16 window
 

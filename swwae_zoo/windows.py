@@ -1,20 +1,9 @@
-"""Windows of a pool: their geometry, and the two transposes, put and pick, that hard switches are made of.
-
-Shapes are those of `pooling.py`; besides:
-    where     (B, C, h, w)   uint8, row-major position inside each window
-    canvas    the image with its padding and whatever the last windows hang over by
-    m, n      how many windows a pixel can lie in, vertically and horizontally: 1 unless windows overlap
-
-`_Put` sends every value to its position and `_Pick` reads the value there. Each is the other's transpose, hence the
-other's backward, so `where` is all that is ever saved. There are no checks here: `pooling.py` has made them.
-"""
+"""Windows of a pool: their geometry, and the layouts of the maps they run over. No arithmetic on pixels."""
 
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd import Function
 
 
 class Window(NamedTuple):
@@ -28,6 +17,11 @@ class Window(NamedTuple):
     def overlaps(self) -> bool:
         return self.stride[0] < self.kernel[0] or self.stride[1] < self.kernel[1]
 
+    def pooled(self, size: tuple[int, int], ceil_mode: bool) -> tuple[int, int]:
+        """(h, w) of the pooled map of an image of `size`."""
+        h, w = (_steps(full + 2 * p - k, full + p, s, ceil_mode) for k, s, p, full in zip(*self, size, strict=True))
+        return h, w
+
     def canvas(self, size: tuple[int, int], pooled: tuple[int, int]) -> tuple[int, int]:
         """Smallest (height, width) that holds the padded image of `size` and all of its windows."""
         height, width = (
@@ -35,16 +29,6 @@ class Window(NamedTuple):
             for k, s, p, full, n in zip(*self, size, pooled, strict=True)
         )
         return height, width
-
-
-def switch_pool(x: Tensor, window: Window, ceil_mode: bool) -> tuple[Tensor, Tensor]:
-    """Max pooling: what and where, (B, C, h, w) each."""
-    return _SwitchPool.apply(x, window, ceil_mode)
-
-
-def put(values: Tensor, where: Tensor, window: Window, size: tuple[int, int]) -> Tensor:
-    """(B, C, h, w) -> (B, C, H, W): each value at its where, the mean where several meet, zeros elsewhere."""
-    return _Put.apply(values, where, window, size, window.overlaps)
 
 
 def channels_last(t: Tensor) -> bool:
@@ -63,169 +47,14 @@ def accumulator(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
-class _SwitchPool(Function):
-    @staticmethod
-    def forward(x: Tensor, window: Window, ceil_mode: bool) -> tuple[Tensor, Tensor]:
-        what, index = F.max_pool2d(x, *window, ceil_mode=ceil_mode, return_indices=True)
-        return what, _where_of_index(index, window, tuple(x.shape[-2:]))
-
-    @staticmethod
-    def setup_context(ctx, inputs, output) -> None:
-        x, ctx.window, _ = inputs
-        ctx.size = tuple(x.shape[-2:])
-        ctx.mark_non_differentiable(output[1])
-        ctx.save_for_backward(output[1])
-
-    @staticmethod
-    def backward(ctx, grad_what: Tensor, _):
-        (where,) = ctx.saved_tensors
-        return _Put.apply(grad_what, where, ctx.window, ctx.size, False), None, None
-
-
-class _Put(Function):
-    """(B, C, h, w) -> (B, C, H, W): values at their positions; where several meet, their sum or their mean."""
-
-    @staticmethod
-    def forward(values: Tensor, where: Tensor, window: Window, size: tuple[int, int], mean: bool) -> Tensor:
-        if window.overlaps:
-            out = _put(values.to(accumulator(values.dtype)), where, window, size)
-            out = (out / _count(out, where, window) if mean else out).to(values.dtype)
-        else:
-            out = _put(values, where, window, size)
-        # Compiled by torch 2.11, an output that is one tensor with a step before it, as a `contiguous` or `to` that has
-        # nothing to do leaves it, gets a gradient of zeros.
-        return out.clone() if torch.compiler.is_compiling() else out
-
-    @staticmethod
-    def setup_context(ctx, inputs, output) -> None:
-        _, where, ctx.window, _, ctx.mean = inputs
-        ctx.save_for_backward(where)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor):
-        (where,) = ctx.saved_tensors
-        return _Pick.apply(grad, where, ctx.window, ctx.mean), None, None, None, None
-
-
-class _Pick(Function):
-    """(B, C, H, W) -> (B, C, h, w): the value at each position, over the number of windows that chose it for a mean."""
-
-    @staticmethod
-    def forward(image: Tensor, where: Tensor, window: Window, mean: bool) -> Tensor:
-        if not mean:
-            return _pick(image, where, window)
-        share = image.to(accumulator(image.dtype))
-        return _pick(share / _count(share, where, window), where, window).to(image.dtype)
-
-    @staticmethod
-    def setup_context(ctx, inputs, output) -> None:
-        image, where, ctx.window, ctx.mean = inputs
-        ctx.size = tuple(image.shape[-2:])
-        ctx.save_for_backward(where)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor):
-        (where,) = ctx.saved_tensors
-        return _Put.apply(grad, where, ctx.window, ctx.size, ctx.mean), None, None, None
+def _steps(room: int, end: int, stride: int, ceil_mode: bool) -> int:
+    """Windows along one side: the first and those that fit `room` more; in ceil mode one more if it starts before `end`."""
+    if not ceil_mode:
+        return room // stride + 1
+    more = -(-room // stride)
+    return more + 1 if more * stride < end else more
 
 
 def _larger(a: int, b: int) -> int:
     # torch 2.11 can't compile a sym_max of plain numbers in a backward; a max of an export's symbols would fix the sizes.
     return max(a, b) if isinstance(a, int) and isinstance(b, int) else torch.sym_max(a, b)
-
-
-def _count(like: Tensor, where: Tensor, window: Window) -> Tensor:
-    """How many windows chose each pixel, at least 1: (B, C, H, W), as `like`."""
-    return _put(like.new_ones(()).expand(where.shape), where, window, tuple(like.shape[-2:])).clamp(min=1)
-
-
-def _put(values: Tensor, where: Tensor, window: Window, size: tuple[int, int]) -> Tensor:
-    # Measured: a scatter is 2 to 10 times faster than the other way on a CPU. On a GPU it is slow when it has to
-    # be deterministic, and a compiler can't fuse it.
-    if torch.compiler.is_compiling() or values.device.type != "cpu":
-        return _put_by_pixel(values, where, window, size)
-    last = channels_last(where) or channels_last(values)
-    height, width = window.canvas(size, tuple(where.shape[-2:]))
-    dtype, index, values = values.dtype, _canvas_index(where, window, width, last), _flat(values, last)
-    if values.element_size() == 2 and not window.overlaps:
-        values = values.view(torch.int16)  # the same bits: a scatter of bfloat16 takes ten times as long
-    b, c = where.shape[:2]
-    if last:
-        canvas, dim = values.new_zeros(b, height * width, c), 1
-    else:
-        canvas, dim = values.new_zeros(b, c, height * width), 2
-    canvas = canvas.scatter_add_(dim, index, values) if window.overlaps else canvas.scatter_(dim, index, values)
-    canvas = canvas.view(dtype).unflatten(dim, (height, width))
-    canvas = canvas.permute(0, 3, 1, 2) if last else canvas
-    (ph, pw), (H, W) = window.padding, size
-    return canvas[:, :, ph : ph + H, pw : pw + W].contiguous(memory_format=memory_format(last))
-
-
-def _put_by_pixel(values: Tensor, where: Tensor, window: Window, size: tuple[int, int]) -> Tensor:
-    """`_put` without a scatter: every pixel looks at the one or few windows that it lies in, (m, n) of them."""
-    lookups = []
-    for k, s, p, full, n in zip(*window, size, where.shape[-2:], strict=True):
-        pixel = torch.arange(full, device=where.device) + p
-        line = pixel // s - torch.arange(-(-k // s), device=where.device)[:, None]  # (m, H), then (n, W)
-        place = pixel - line * s
-        inside = (line >= 0) & (line < n) & (place < k)
-        lookups.append((line.clamp(min=0).clamp(max=n - 1), place, inside))
-    (rows, row_place, row_inside), (columns, column_place, column_inside) = lookups
-    position = row_place[:, :, None, None] * window.kernel[1] + column_place  # (m, H, n, W)
-    position = torch.where(row_inside[:, :, None, None] & column_inside, position, -1).to(torch.int16)
-    hit = where[:, :, rows][..., columns] == position
-    found = torch.where(hit, values[:, :, rows][..., columns], 0)  # (B, C, m, H, n, W)
-    out = found.sum((2, 4)) if window.overlaps else found.squeeze(4).squeeze(2)
-    return out.contiguous(memory_format=memory_format(channels_last(where) or channels_last(values)))
-
-
-def _pick(image: Tensor, where: Tensor, window: Window) -> Tensor:
-    last = channels_last(where) or channels_last(image)
-    (ph, pw), (H, W) = window.padding, image.shape[-2:]
-    height, width = window.canvas((H, W), tuple(where.shape[-2:]))
-    if torch.compiler.is_compiling() or (height, width) != (H, W):
-        image = F.pad(image, (pw, width - pw - W, ph, height - ph - H))
-    index = _canvas_index(where, window, width, last)
-    out = _flat(image, last).gather(1 if last else 2, index)
-    if last:
-        return out.unflatten(1, where.shape[-2:]).permute(0, 3, 1, 2)
-    return out.unflatten(2, where.shape[-2:])
-
-
-def _canvas_index(where: Tensor, window: Window, width: int, last: bool) -> Tensor:
-    """Position in the flat canvas, int64: (B, h * w, C) if `last`, else (B, C, h * w)."""
-    (kh, kw), (sh, sw) = window.kernel, window.stride
-    rows, columns = (torch.arange(n, device=where.device) for n in where.shape[-2:])
-    corner = ((rows * (sh * width))[:, None] + columns * sw).flatten()
-    where = _flat(where, last)
-    if torch.compiler.is_compiling():
-        row = where.to(torch.int64) // kw
-        index = row * (width - kw) + where
-    else:  # a table is three times faster than a division, and refuses a position outside the window
-        rows, columns = (torch.arange(k, device=where.device) for k in window.kernel)
-        table = ((rows * width)[:, None] + columns).flatten()
-        index = table.index_select(0, where.reshape(-1).int()).view(where.shape)
-    return index.add_(corner[:, None] if last else corner)
-
-
-def _where_of_index(index: Tensor, window: Window, size: tuple[int, int]) -> Tensor:
-    """Position inside each window, uint8, of torch's index into the flat image of `size`."""
-    (_, kw), (sh, sw), (ph, pw) = window
-    H, W = size
-    rows, columns = (torch.arange(n, device=index.device) for n in index.shape[-2:])
-    corner = ((rows * sh - ph) * kw)[:, None] + (columns * sw - pw)
-    if torch.compiler.is_compiling():
-        return (index + index // W * (kw - W) - corner).to(torch.uint8)
-    # Three times faster: every pixel's row * kw + column from a table, less the corner's, both modulo 256, which
-    # is exact since the difference is from 0 to 255.
-    last = channels_last(index)
-    rows, columns = (torch.arange(n, device=index.device) for n in size)
-    table = ((rows * kw)[:, None] + columns).flatten().bitwise_and_(255).to(torch.uint8)
-    flat = index.permute(0, 2, 3, 1) if last else index
-    where = table.index_select(0, flat.reshape(-1)).view(flat.shape)
-    where = where.permute(0, 3, 1, 2) if last else where
-    return where.sub_(corner.bitwise_and_(255).to(torch.uint8))
-
-
-def _flat(t: Tensor, last: bool) -> Tensor:
-    return t.permute(0, 2, 3, 1).flatten(1, 2) if last else t.flatten(2)

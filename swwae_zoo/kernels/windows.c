@@ -1,0 +1,125 @@
+/* Max pooling with its switches, and their two transposes, put and pick (see ../windows.py), in one pass over
+   memory each, for both layouts: NCHW, where a plane is (H, W), and channels-last, where it is (H, W, C).
+   No function trusts `where`: a position outside the window or the image is left out. */
+
+#include <stdint.h>
+#include <string.h>
+
+enum { BLOCK = 64, STEP = 16 }; /* channels summed, windows put, at a time */
+
+typedef struct {
+    int64_t B, C, H, W, h, w, kh, kw, sh, sw, ph, pw;
+    int64_t last, mean, threads;
+    int64_t row[256], column[256]; /* of each position of the window */
+} Shape;
+
+typedef struct {
+    int64_t first, end;
+} Range;
+
+typedef uint32_t pair_uint16_t __attribute__((aligned(2), may_alias));
+typedef uint64_t pair_uint32_t __attribute__((aligned(4), may_alias));
+typedef unsigned __int128 pair_uint64_t __attribute__((aligned(8), may_alias));
+
+#define TEXT(x) #x
+#define PRAGMA(x) _Pragma(TEXT(x))
+#define PARALLEL(g) PRAGMA(omp parallel for schedule(static) num_threads(g.threads) if (g.threads > 1))
+
+#define IF(condition) ((BITS) - (BITS)(condition)) /* all ones, or 0 */
+
+/* Windows that the pixel `at` of the padded image lies in, along one side. */
+static inline Range windows_of(int64_t at, int64_t kernel, int64_t stride, int64_t count) {
+    Range range = {at < kernel ? 0 : (at - kernel) / stride + 1, at / stride + 1};
+    if (range.end > count) range.end = count;
+    return range;
+}
+
+/* How many windows chose the pixel (y, x), in one channel. */
+static int64_t choosers(const uint8_t *where, const Shape *g, int64_t C, int64_t y, int64_t x) {
+    const Range rows = windows_of(y + g->ph, g->kh, g->sh, g->h), columns = windows_of(x + g->pw, g->kw, g->sw, g->w);
+    int64_t count = 0;
+    for (int64_t oh = rows.first; oh < rows.end; oh++)
+        for (int64_t ow = columns.first; ow < columns.end; ow++)
+            count += where[(oh * g->w + ow) * C] == (y + g->ph - oh * g->sh) * g->kw + x + g->pw - ow * g->sw;
+    return count;
+}
+
+/* The order of half-precision numbers as integers: -0 and 0 are one; a NaN, of either sign, stands above all. */
+static inline int16_t order(uint16_t bits, int16_t infinity) {
+    const int16_t size = (int16_t)(bits & 0x7fff), minus = (int16_t)((int16_t)bits >> 15);
+    const int16_t flip = (int16_t)(minus & -(size <= infinity));
+    return (int16_t)((size ^ flip) - flip);
+}
+
+static inline int half_beats(uint16_t a, uint16_t m, int16_t infinity) {
+    return (order(a, infinity) > order(m, infinity)) | ((int16_t)(a & 0x7fff) > infinity);
+}
+
+static inline float bfloat_to_float(uint16_t bits) {
+    const uint32_t wide = (uint32_t)bits << 16;
+    float value;
+    memcpy(&value, &wide, 4);
+    return value;
+}
+
+static inline uint16_t float_to_bfloat(float value) { /* to the nearest, ties to even */
+    uint32_t bits;
+    memcpy(&bits, &value, 4);
+    if (value != value) return (uint16_t)(bits >> 16 | 0x40);
+    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+#define T float
+#define BITS uint32_t
+#define PAIR pair_uint32_t
+#define NAME(f) f##_float32
+#define SUM float
+#define LOAD(t) (t)
+#define STORE(s) (s)
+#define BEATS(a, m) (((a) > (m)) | ((a) != (a)))
+#include "typed.h"
+
+#define T double
+#define BITS uint64_t
+#define PAIR pair_uint64_t
+#define NAME(f) f##_float64
+#define SUM double
+#define LOAD(t) (t)
+#define STORE(s) (s)
+#define BEATS(a, m) (((a) > (m)) | ((a) != (a)))
+#include "typed.h"
+
+#define T uint16_t
+#define BITS uint16_t
+#define PAIR pair_uint16_t
+#define NAME(f) f##_bfloat16
+#define SUM float
+#define LOAD(t) bfloat_to_float(t)
+#define STORE(s) float_to_bfloat(s)
+#define BEATS(a, m) half_beats(a, m, 0x7f80)
+#include "typed.h"
+
+#ifdef __FLT16_MANT_DIG__
+static inline float half_to_float(uint16_t bits) {
+    _Float16 value;
+    memcpy(&value, &bits, 2);
+    return (float)value;
+}
+
+static inline uint16_t float_to_half(float value) {
+    const _Float16 half = (_Float16)value;
+    uint16_t bits;
+    memcpy(&bits, &half, 2);
+    return bits;
+}
+
+#define T uint16_t
+#define BITS uint16_t
+#define PAIR pair_uint16_t
+#define NAME(f) f##_float16
+#define SUM float
+#define LOAD(t) half_to_float(t)
+#define STORE(s) float_to_half(s)
+#define BEATS(a, m) half_beats(a, m, 0x7c00)
+#include "typed.h"
+#endif

@@ -80,7 +80,8 @@ def disk_full(error: BaseException) -> bool:
 
 
 def _is_network(error: BaseException) -> bool:
-    broken = isinstance(error, (ConnectionError, TimeoutError, json.JSONDecodeError)) or "Consistency check failed" in str(error)
+    broken = isinstance(error, (ConnectionError, TimeoutError, json.JSONDecodeError))  # a proxy's error page is no JSON
+    broken = broken or "Consistency check failed" in str(error) or "CAS Client Error" in str(error)  # half a file; hf_xet's
     return broken or type(error).__module__.partition(".")[0] in _NETWORK and not isinstance(error, hf.HfHubHTTPError)
 
 

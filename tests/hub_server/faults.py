@@ -50,7 +50,12 @@ class Call:
     what: Callable[[], object]
 
 
-Fault = Status | Close | LoseResponse | CutUpload | Truncate | Corrupt | Call
+@dataclass(frozen=True)
+class BrokenStore:
+    """For a Xet token: name a store that closes every connection in the middle of what it is sent."""
+
+
+Fault = BrokenStore | Status | Close | LoseResponse | CutUpload | Truncate | Corrupt | Call
 
 
 @dataclass

@@ -30,6 +30,7 @@ class OnePath:
         self.hub = HubServer(folder, use_xet)
         self.hub.users.update({TOKEN: "ann", "hf_strangers": "bob"})
         self.env = {"HF_ENDPOINT": self.hub.url, "SWWAE_HUB_ORG": "zoo", "HF_XET_CLIENT_RETRY_MAX_ATTEMPTS": "1",
+                    "HF_XET_CLIENT_RETRY_BASE_DELAY": "10ms", "HF_XET_CLIENT_LEGACY_DIRECT_XORB_UPLOAD": "true",
                     **({} if use_xet else {"HF_HUB_DISABLE_XET": "1"})}
         self.client = Client(folder / "home", **self.env)
 

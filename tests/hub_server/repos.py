@@ -61,6 +61,7 @@ class Repo:
     tags: dict[str, str] = field(default_factory=dict)
     pulls: dict[str, str] = field(default_factory=dict)
     large: dict[str, bytes] = field(default_factory=dict)
+    unverified: dict[str, bytes] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.branches["main"] = self.add(None, "initial commit", {".gitattributes": File(b"*.safetensors filter=lfs\n")})

@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 import yaml
 
 from . import xet
-from .faults import Call, Close, Corrupt, CutUpload, Fault, Faults, LoseResponse, Status, Truncate
+from .faults import BrokenStore, Call, Close, Corrupt, CutUpload, Fault, Faults, LoseResponse, Status, Truncate
 from .repos import File, Refused, Repo
 
 REPO = r"(?P<repo>[^/]+/[^/]+)"
@@ -121,6 +121,8 @@ class Handler(BaseHTTPRequestHandler):
         self.fault, fault = None, hub.faults.take(request)
         if isinstance(fault, Call):
             fault.what()
+        if path.startswith("/broken-store/"):
+            fault = CutUpload(64)
         if isinstance(fault, (Close, CutUpload)):
             self.rfile.read(min(getattr(fault, "after", 0), self._length()))
             return self._hang_up()
@@ -218,13 +220,14 @@ class Handler(BaseHTTPRequestHandler):
     def _on_store(self, repo: Repo, oid: str) -> Callable[[], None]:
         if hashlib.sha256(self.body).hexdigest() != oid:
             raise Refused(400, "the bytes are not those of the signed address")
-        repo.large[oid] = self.body
+        repo.unverified[oid] = self.body
         return self._later(200, {})
 
     def _on_lfs_verify(self, repo: Repo) -> Callable[[], None]:
         asked = self._json()
-        if len(repo.large.get(asked["oid"], b"")) != asked["size"]:
+        if len(repo.unverified.get(asked["oid"], b"")) != asked["size"]:
             raise Refused(404, "no such object")
+        repo.large[asked["oid"]] = repo.unverified[asked["oid"]]
         return self._later(200, {})
 
     def _on_xet_token(self, repo: Repo, kind: str, rev: str) -> Callable[[], None]:
@@ -232,7 +235,8 @@ class Handler(BaseHTTPRequestHandler):
         if not hub.use_xet or (kind == "write" and self.user is None):
             raise Refused(401, "Invalid username or password.")
         hub.cas.mkdir(exist_ok=True)
-        cas, until = f"local://{hub.cas}", int(time.time()) + 3600
+        cas = f"{hub.url}/broken-store" if isinstance(self.fault, BrokenStore) else f"local://{hub.cas}"
+        until = int(time.time()) + 3600
         headers = {"X-Xet-Cas-Url": cas, "X-Xet-Access-Token": "xet", "X-Xet-Token-Expiration": str(until)}
         return self._later(200, {"casUrl": cas, "accessToken": "xet", "exp": until}, headers)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -219,7 +220,7 @@ def test_list() -> None:
     models = {model["name"]: model for model in json.loads(swwae("list", "--json").stdout)}
     mnist = models["swwae_mnist"]
     assert mnist["notation"] == "(64)5c-2p-(64)3c-2p-(64)3c-2p-10fc" and mnist["input_size"] == [1, 32, 32]
-    assert mnist["encoder_params"] == 64 * 26 + 2 * 64 * 577 + 10 * 1025 and mnist["pretrained"] is False
+    assert mnist["encoder_params"] == 64 * 26 + 2 * 64 * 577 + 10 * 1025 and mnist["pretrained"] is timm.is_model_pretrained("swwae_mnist")
     table = swwae("list").stdout.splitlines()
     assert len(table) == 1 + len(models) and "85,770" in next(line for line in table if line.startswith("swwae_mnist"))
 

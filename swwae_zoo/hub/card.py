@@ -9,6 +9,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from torch import nn
 
 from ..config import RunConfig, to_toml
+from ..trainer import lambdas_of
 from .trained import Figure, Trained
 
 __all__ = ["make_card"]
@@ -70,7 +71,7 @@ def make_card(trained: Trained, model: nn.Module, load_as: str, has_picture: boo
         "## Use and limits", "",
         "Made for research on semi-supervised learning and as features for small images like those it was trained on. "
         "It knows the classes of its data set and nothing else, says nothing of images of another kind, and was not tested for "
-        "robustness, calibration or fairness. The figures above are all that was measured.", "",
+        "robustness, calibration or fairness. The figures above are all that was measured.", *_untrained(data), "",
         "## Licence", "",
         "Code and weights: MIT. The data sets have terms of their own.", "",
         "## Citation", "", "```bibtex", PAPER, "```",
@@ -115,6 +116,12 @@ def _architecture(model: nn.Module, config: RunConfig) -> list[str]:
             f"- Parameters: {params - decoder:,} in encoder and classifier, {decoder:,} in the decoder, which classifying does without"]
 
 
+def _untrained(config: RunConfig) -> list[str]:
+    lambdas = lambdas_of(config)
+    parts = [name for name, trained in (("classifier", lambdas.nll > 0), ("decoder", lambdas.runs_decoder)) if not trained]
+    return [f"The {' and the '.join(parts)} of this model was not trained: what it gives means nothing."] if parts else []
+
+
 def _lambdas(config: RunConfig) -> str:
     middle = config.lambda_middle if isinstance(config.lambda_middle, list) else [config.lambda_middle]
     text = f"λ_NLL = {config.lambda_nll:g}, λ_L2rec = {config.lambda_rec:g}, λ_L2M = {', '.join(f'{value:g}' for value in middle)}"
@@ -144,7 +151,7 @@ def _results(trained: Trained) -> list[str]:
     rows, columns = [], ["this model"]
     twin = not trained.is_twin and any(result.get("twin") for result in trained.results)
     if twin:
-        columns.append("twin: the same net, recipe and seeds with λ_L2rec = λ_L2M = 0, the plain convnet")
+        columns.append("twin: the same net, recipe and seeds, every λ but λ_NLL 0: the plain convnet")
     keys = [("test_error", "test error", 2, " %"), ("test_rec", "test L2rec, mean square", 5, "")] if trained.is_last else []
     keys.append(("val_error" if trained.is_last else "best_val_error", "validation error", 2, " %"))
     for key, name, digits, unit in keys:

@@ -60,8 +60,9 @@ def build_folder(trained: Trained, folder: Path, load_as: str) -> Built:
 def _write_config(model: nn.Module, contrast: str, path: Path) -> None:
     """timm's config.json, with the contrast normalisation among its notes: timm knows no other place."""
     notes = [CONTRAST_NOTE + contrast] if contrast != "none" else []
-    save_config_for_hf(model, path, model_config={"pretrained_cfg": {"notes": notes}} if notes else None)
+    save_config_for_hf(model, path, model_config={"pretrained_cfg": {"notes": notes}})
     content = json.loads(path.read_text(encoding="utf-8"))
+    content["pretrained_cfg"].pop("tag", None)  # of the weights that a model's name stands for, not of these
     path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 

@@ -187,6 +187,10 @@ def build_empty(config: ModelConfig, where: str) -> nn.Module:
     params = sum(parameter.numel() for parameter in model.parameters())
     if params > MAX_PARAMS:
         raise HubError(f"{where}: config.json asks for a model of {params:,} parameters, expected at most {MAX_PARAMS:,}")
+    said = {"num_classes": config.pretrained_cfg.get("num_classes"), "in_chans": (config.pretrained_cfg.get("input_size") or [None])[0]}
+    for key, value in said.items():  # timm would leave a layer out, or change it, and say nothing
+        if value is not None and value != getattr(model, key, value):
+            raise HubError(f"{where}: config.json says {key} = {value} in one place, and builds a model of {getattr(model, key)}")
     names = dict(model.named_modules())
     for key in ("first_conv", "classifier"):
         named = config.pretrained_cfg.get(key)

@@ -94,6 +94,8 @@ def resolve(variant: str, pretrained: bool, defaults: Mapping[str, Any], kwargs:
         folder, config = _from_hub(variant, place, given) if source == "hf-hub" else _from_folder(Path(place))
     else:
         known = _resolved_cfg(variant, cfg, overlay)
+        if not pretrained and known.notes:  # they tell of weights that are not loaded
+            given["pretrained_cfg_overlay"] = {"notes": None, **overlay}
         if not pretrained or known.state_dict or (known.file and PACKAGED not in Path(known.file).parents):
             return {**defaults, **given}
         if known.file:

@@ -22,7 +22,7 @@ def list_models(as_json: Json = False) -> None:
             "encoder_params": count_params(model) - decoder,
             "decoder_params": decoder,
             "pretrained": timm.is_model_pretrained(name),
-            "notation": model.notation,
+            "notation": model.text,
         })
     if as_json:
         typer.echo(json.dumps(models))

@@ -25,9 +25,9 @@ def show(
     sums = totals(rows)
     if as_json:
         layers = [row._asdict() for row in rows]
-        typer.echo(json.dumps({"model": model, "notation": built.notation, "layers": layers, "totals": sums}))
+        typer.echo(json.dumps({"model": model, "notation": built.text, "layers": layers, "totals": sums}))
         return
-    typer.echo(f"{model}: {built.notation}\n")
+    typer.echo(f"{model}: {built.text}\n")
     header = ("part", "layer", "kind", "output", "parameters", "FLOPs", "switch")
     print_table(header, [
         (row.part, row.name, row.layer, "x".join(map(str, row.shape)), row.params, row.flops, row.switch) for row in rows

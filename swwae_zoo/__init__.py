@@ -12,5 +12,6 @@ __version__ = "0.1.0"
 if Path((getattr(sys, "argv", None) or [""])[0]).name not in ("swwae", "swwae.exe"):
     from .decoder import Decoding, Encoding
     from .swwae import SWWAE, SWWAEOutput
+    from .wrap import wrap
 
-__all__ = ["SWWAE", "Decoding", "Encoding", "SWWAEOutput", "__version__"]
+__all__ = ["SWWAE", "Decoding", "Encoding", "SWWAEOutput", "__version__", "wrap"]

@@ -84,7 +84,7 @@ class Step:
         model = timm.create_model(name, **model_args)
         if not isinstance(model, SWWAE) or model.num_classes == 0:
             raise ValueError(f"{name} can't be timed with {dict(model_args)}: expected a SWWAE with a classifier")
-        middle = 1.0 if len(model.stages) > 1 else 0.0
+        middle = 1.0 if model.num_middles > 0 else 0.0
         lambdas = Lambdas(1.0, 1.0, middle) if with_decoder else Lambdas(1.0, 0.0, 0.0)
         if not with_decoder:
             model.decoder = nn.Identity()
@@ -95,7 +95,7 @@ class Step:
             self.task.compile()
         self.optimizer = create_optimizer_v2(model, opt="adamw", lr=1e-4)
         self.autocast = Autocast(setting.amp, self.device)
-        size = (setting.batch_size, model.in_chans, *model.head.img_size)
+        size = (setting.batch_size, model.in_chans, *model.img_size)
         self.images = torch.rand(size, device=self.device).contiguous(memory_format=layout)
         self.target = torch.randint(model.num_classes, size[:1], device=self.device)
 

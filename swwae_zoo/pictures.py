@@ -36,17 +36,9 @@ def reconstruct_without_where(model: SWWAE, x: Tensor) -> Tensor:
     training = model.training
     model.eval()
     encoding = model.forward_encoder(x)
-    blind = tuple(None if where is None else _middle_of_window(where, stage.pool_size)
-                  for where, stage in zip(encoding.switches, model.stages))
-    reconstruction = model.forward_decoder(encoding._replace(switches=blind)).reconstruction.float()
+    reconstruction = model.forward_decoder(model.forget_where(encoding)).reconstruction.float()
     model.train(training)
     return reconstruction
-
-
-def _middle_of_window(where: Tensor, pool_size: int) -> Tensor:
-    if where.dtype == torch.uint8:
-        return torch.full_like(where, (pool_size // 2) * pool_size + pool_size // 2)
-    return torch.zeros_like(where)
 
 
 def draw_reconstructions(path: Path, model: SWWAE, x: Tensor) -> None:

@@ -67,7 +67,7 @@ def load_saved(run: str | Path, weights: str = "best", device: torch.device | No
     if not isinstance(model, SWWAE):
         raise ValueError(f"{folder}: got a {type(model).__name__}, expected a SWWAE")
     cfg = model.pretrained_cfg
-    prepare = Preprocess(model.head.img_size, mean=cfg["mean"], std=cfg["std"], contrast=config.contrast)
+    prepare = Preprocess(model.img_size, mean=cfg["mean"], std=cfg["std"], contrast=config.contrast)
     return Saved(folder, model.eval().to(device), config, prepare, device)
 
 
@@ -91,7 +91,7 @@ def evaluate_saved(
     model, config = saved.model, saved.config
     data = data or config.data
     image_set = load_images(
-        data, split, data_dir=data_dir or config.data_dir or None, img_size=model.head.img_size,
+        data, split, data_dir=data_dir or config.data_dir or None, img_size=model.img_size,
         in_chans=model.in_chans, bad_images=config.bad_images)
     if image_set.labels is None or len(image_set.labels) == 0:
         raise ValueError(f"{data} has no labelled images in its {split} split: there is no error to measure")

@@ -11,6 +11,8 @@ from typing import Any
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor
 
+from . import wrap as _registers_swwae_wrap  # noqa: F401
+from .convnet import NotationSWWAE
 from .hub.pretrained import resolve, with_weights
 from .model import SWWAE, SWWAEOutput
 from .stages import stages_from_notation
@@ -25,7 +27,7 @@ NOTATIONS = {
 }
 
 
-def checkpoint_filter_fn(state_dict: dict[str, Tensor], model: SWWAE) -> dict[str, Tensor]:
+def checkpoint_filter_fn(state_dict: dict[str, Tensor], model: NotationSWWAE) -> dict[str, Tensor]:
     """Fits saved weights to a model of another in_chans, and says what can't be fitted.
 
     timm fits the first convolution: for one channel it sums the weights over the channels, so that a grey
@@ -77,7 +79,7 @@ default_cfgs = generate_default_cfgs(with_weights({
 default_cfgs["swwae_stl10_vgg"] = default_cfgs["swwae_stl10"]
 
 
-def _create_swwae(variant: str, pretrained: bool, defaults: dict[str, Any], given: dict[str, Any]) -> SWWAE:
+def _create_swwae(variant: str, pretrained: bool, defaults: dict[str, Any], given: dict[str, Any]) -> NotationSWWAE:
     """Build a variant.  A caller's own ``notation`` brings its own number of classes along.
 
     Raises:
@@ -91,7 +93,7 @@ def _create_swwae(variant: str, pretrained: bool, defaults: dict[str, Any], give
     out_indices = kwargs.pop("out_indices", tuple(range(len(stages))))
     saved_args = kwargs.get("pretrained_model_args") or {}
     model = build_model_with_cfg(
-        SWWAE, variant, pretrained,
+        NotationSWWAE, variant, pretrained,
         pretrained_filter_fn=checkpoint_filter_fn,
         feature_cfg={"out_indices": out_indices, "flatten_sequential": True},
         **kwargs,
@@ -101,30 +103,30 @@ def _create_swwae(variant: str, pretrained: bool, defaults: dict[str, Any], give
 
 
 @register_model
-def swwae_mnist(pretrained: bool = False, **kwargs: Any) -> SWWAE:
+def swwae_mnist(pretrained: bool = False, **kwargs: Any) -> NotationSWWAE:
     """The paper's MNIST net, 1x32x32 (28x28 padded by 2)."""
     return _create_swwae("swwae_mnist", pretrained, {"notation": NOTATIONS["swwae_mnist"]}, kwargs)
 
 
 @register_model
-def swwae_svhn(pretrained: bool = False, **kwargs: Any) -> SWWAE:
+def swwae_svhn(pretrained: bool = False, **kwargs: Any) -> NotationSWWAE:
     """The paper's SVHN net, 3x32x32."""
     return _create_swwae("swwae_svhn", pretrained, {"notation": NOTATIONS["swwae_svhn"]}, kwargs)
 
 
 @register_model
-def swwae_stl10(pretrained: bool = False, **kwargs: Any) -> SWWAE:
+def swwae_stl10(pretrained: bool = False, **kwargs: Any) -> NotationSWWAE:
     """The paper's VGG-style STL-10 net, 3x96x96, batch norm after every convolution."""
     return _create_swwae("swwae_stl10", pretrained, {"notation": NOTATIONS["swwae_stl10"], "batch_norm": True}, kwargs)
 
 
 @register_model
-def swwae_stl10_vgg(pretrained: bool = False, **kwargs: Any) -> SWWAE:
+def swwae_stl10_vgg(pretrained: bool = False, **kwargs: Any) -> NotationSWWAE:
     """`swwae_stl10` by its other name."""
     return swwae_stl10(pretrained, **kwargs)
 
 
 @register_model
-def swwae_cifar_vgg(pretrained: bool = False, **kwargs: Any) -> SWWAE:
+def swwae_cifar_vgg(pretrained: bool = False, **kwargs: Any) -> NotationSWWAE:
     """The paper's VGG-style CIFAR net, 3x32x32, batch norm after every convolution."""
     return _create_swwae("swwae_cifar_vgg", pretrained, {"notation": NOTATIONS["swwae_cifar_vgg"], "batch_norm": True}, kwargs)

@@ -30,7 +30,7 @@ class SWWAETask(TrainingTask):
 
     def __init__(self, model: SWWAE, lambdas: Lambdas, detach_targets: bool = False, device=None, dtype=None):
         super().__init__(device=device, dtype=dtype, verbose=False)
-        lambdas.per_middle(len(model.stages) - 1)  # a wrong number of lambdas must not wait for the first step
+        lambdas.per_middle(model.num_middles)  # a wrong number of lambdas must not wait for the first step
         self.trainable_module = model
         self.lambdas = lambdas
         self.detach_targets = detach_targets

@@ -145,7 +145,7 @@ def input_shape(config: RunConfig) -> tuple[int, int, int]:
         ValueError: no such model, or arguments it does not take.
     """
     model = build_meta(config.model, config.model_args)
-    return model.in_chans, *model.head.img_size
+    return model.in_chans, *model.img_size
 
 
 def build_model(config: RunConfig, num_classes: int) -> SWWAE:

@@ -83,7 +83,7 @@ class Trainer:
             raise ValueError(f"the model has {self.model.num_classes} classes, but {config.data} has {splits.num_classes}: "
                              "leave model_args.num_classes out, it follows the data")
         self.prepare = Preprocess(
-            self.model.head.img_size, mean=cfg["mean"], std=cfg["std"], contrast=config.contrast,
+            self.model.img_size, mean=cfg["mean"], std=cfg["std"], contrast=config.contrast,
             translate=config.translate, mirror=config.mirror,
         )
         self.labeled = ResidentImages(splits.labeled, self.device)

@@ -16,6 +16,6 @@ def preprocess_of(model: nn.Module) -> Preprocess:
         model: one of ours, made by `timm.create_model`.
     """
     cfg = model.pretrained_cfg
-    size = model.head.img_size if hasattr(model, "head") and hasattr(model.head, "img_size") else tuple(cfg["input_size"][1:])
+    size = model.img_size if hasattr(model, "img_size") else tuple(cfg["input_size"][1:])
     contrast = ModelConfig(cfg.get("architecture", ""), {}, cfg).contrast
     return Preprocess(size, mean=cfg["mean"], std=cfg["std"], contrast=contrast)

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from timm.models import checkpoint
 from torch import Tensor, nn
 
+from .narrow_conv import NarrowConv2d
 from .pooling import soft_unpool2d, switch_unpool2d, upsample_unpool2d
 from .stages import ConvFact, Stage
 
@@ -62,12 +63,14 @@ class ConvNorm(nn.Module):
     No activation: the caller places the ReLU, which in front of a max pool belongs behind it.
     """
 
-    def __init__(self, fact: ConvFact, batch_norm: bool, device=None, dtype=None):
+    def __init__(self, fact: ConvFact, batch_norm: bool, is_output: bool = False, device=None, dtype=None):
         super().__init__()
         dd = {"device": device, "dtype": dtype}
         in_chs, out_chs, kernel_size = fact
-        # a bias in front of batch norm would be subtracted again
-        self.conv = nn.Conv2d(in_chs, out_chs, kernel_size, padding=kernel_size // 2, bias=not batch_norm, **dd)
+        if is_output:
+            self.conv = NarrowConv2d(in_chs, out_chs, kernel_size, **dd)
+        else:  # a bias in front of batch norm would be subtracted again
+            self.conv = nn.Conv2d(in_chs, out_chs, kernel_size, padding=kernel_size // 2, bias=not batch_norm, **dd)
         self.norm = nn.BatchNorm2d(out_chs, **dd) if batch_norm else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -97,6 +100,7 @@ class DecoderStage(nn.Module):
             ConvNorm(
                 ConvFact(fact.out_chs, fact.in_chs, fact.kernel_size),
                 batch_norm and not (is_output and i == last),
+                is_output and i == last,
                 device=device,
                 dtype=dtype,
             )

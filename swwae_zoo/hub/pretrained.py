@@ -164,11 +164,12 @@ def _from_hub(variant: str, id: str, given: dict[str, Any]) -> tuple[Path, Model
             key: value for key, value in cfg.items() if key not in SOURCES}
 
     snapshot = fetch(repo, revision, cache_dir=cache_dir)
+    for before in () if is_what_timm_read(snapshot.folder) else snapshots(repo, cache_dir, is_what_timm_read):
+        snapshot = fetch(repo, before, cache_dir=cache_dir)
+        if is_what_timm_read(snapshot.folder):  # by now its bytes are checked
+            break
     if not is_what_timm_read(snapshot.folder):
-        before = snapshots(repo, cache_dir, is_what_timm_read)
-        if not before:
-            raise HubError(f"{repo} changed while it was read: load it again")
-        snapshot = fetch(repo, before[0], cache_dir=cache_dir)
+        raise HubError(f"{repo} changed while it was read: load it again")
     _check_variant(snapshot, variant, id)
     return snapshot.folder, snapshot.config
 

@@ -62,7 +62,9 @@ class Client:
     def answer(self) -> Any:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
-        assert line, f"the client died: {self.stderr.read_text()}"
+        if not line:
+            self._process.wait(20)
+            raise AssertionError(f"the client died: {self.stderr.read_text()}")
         return json.loads(line)
 
     def swwae(self, *args: object, token: str | None = "hf_goodtoken") -> Said:

@@ -141,3 +141,16 @@ answer = None
     path.client.tell(do="run", code=code.format(str(tmp_path / "kept")), token=None)
     again = timm.create_model(f"local-dir:{tmp_path / 'kept'}", pretrained=True)
     assert describe(again)["weights"] == path.client.load("hf-hub:ann/kept")["weights"]
+
+
+@pytest.mark.parametrize("pools", ["tap", "insert"])
+def test_a_wrapped_backbone_comes_back_with_its_options(path: OnePath, tmp_path: Path, pools: str) -> None:
+    args = {"backbone": "test_resnet", "pools": pools, "decoder": "light", "img_size": 64, "num_classes": 10}
+    expected = describe(make_run(tmp_path / "run", "swwae_wrap", args=args))
+    said = path.client.swwae("push", tmp_path / "run", "--repo", f"ann/wrapped-{pools}", "--json").json
+    assert f"test_resnet, pools={pools}" in said["card"] and "model.backbone" in said["card"] and "license: apache-2.0" in said["card"]
+    assert path.client.swwae("pull", f"ann/wrapped-{pools}", "--out", tmp_path / "out", "--json").json["architecture"] == "swwae_wrap"
+    for name in (f"hf-hub:ann/wrapped-{pools}", f"local-dir:{tmp_path / 'out'}"):
+        loaded = path.client.load(name)
+        assert (loaded.get("weights"), loaded.get("logits")) == (expected["weights"], expected["logits"]), loaded
+        assert loaded["type"] == "WrappedSWWAE" and path.client.load(name, num_classes=3)["shapes"] == [[2, 3]]

@@ -45,8 +45,12 @@ def make_card(trained: Trained, model: nn.Module, load_as: str, has_picture: boo
     short = load_as.rpartition("/")[2].removeprefix("hf-hub:")
     uses_tiny = bool(TINY.search(f"{trained.config.data} {trained.config.unlabeled}"))
     sets = [spec.partition(":")[0] for spec in (data.data, data.unlabeled) if spec.partition(":")[0] in NAMES]
+    wrapped = not hasattr(model, "notation")
+    licence = model.pretrained_cfg.get("license") or "mit"  # a wrapped backbone brings its own
+    options = "`num_classes` can be changed on the way; `model.backbone` is the plain backbone." if wrapped else (
+        "`num_classes`, `in_chans`, `features_only` and `unpool` can be changed on the way.")
     head = ModelCardData(
-        license="mit", library_name="timm", pipeline_tag="image-classification", model_name=short,
+        license=licence, library_name="timm", pipeline_tag="image-classification", model_name=short,
         tags=["image-classification", "timm", "swwae", "semi-supervised-learning", "arxiv:1506.02351"],
         datasets=list(dict.fromkeys(sets)) or None, eval_results=_eval_results(trained, data) or None,
     )
@@ -61,7 +65,7 @@ def make_card(trained: Trained, model: nn.Module, load_as: str, has_picture: boo
         "logits = model(prepare(images))",
         "out = model.forward_swwae(prepare(images))  # out.logits, out.reconstruction, out.middles",
         "```", "",
-        "`num_classes`, `in_chans`, `features_only` and `unpool` can be changed on the way.", *_contrast(data), "",
+        options, *_contrast(data), "",
         "## Model", "", *_architecture(model, data), "",
         "## Training", "", *_training(trained, data), "", *([TINY_NOTE.strip(), ""] if uses_tiny else []),
         "## Results", "", *_results(trained), "",
@@ -73,7 +77,7 @@ def make_card(trained: Trained, model: nn.Module, load_as: str, has_picture: boo
         "It knows the classes of its data set and nothing else, says nothing of images of another kind, and was not tested for "
         "robustness, calibration or fairness. The figures above are all that was measured.", *_untrained(data), "",
         "## Licence", "",
-        "Code and weights: MIT. The data sets have terms of their own.", "",
+        f"Code: MIT. Weights: {licence}. The data sets have terms of their own.", "",
         "## Citation", "", "```bibtex", PAPER, "```",
     ]
     return ModelCard(f"---\n{head.to_yaml().strip()}\n---\n\n" + "\n".join(body).strip() + "\n")
@@ -109,7 +113,7 @@ def _architecture(model: nn.Module, config: RunConfig) -> list[str]:
     size = "x".join(map(str, model.pretrained_cfg["input_size"]))
     params = sum(parameter.numel() for parameter in model.parameters())
     decoder = sum(parameter.numel() for parameter in model.decoder.parameters()) if getattr(model, "decoder", None) is not None else 0
-    kind = f"`{model.notation}`, in the paper's notation" if hasattr(model, "notation") else f"`{config.model}`"
+    kind = f"`{model.notation}`, in the paper's notation" if hasattr(model, "notation") else f"a wrapped timm backbone, `{model.text}`"
     args = ", ".join(f"{name} = {value!r}" for name, value in config.model_args.items() if name != "notation")
     return [f"- Architecture: {kind}" + (f"; {args}" if args else ""),
             f"- Registered as: `{config.model.partition('.')[0]}`; input {size}; {model.num_classes} classes",

@@ -182,7 +182,7 @@ def build_empty(config: ModelConfig, where: str) -> nn.Module:
     try:
         with torch.device("meta"):
             model = timm.create_model(config.architecture, pretrained_cfg=dict(config.pretrained_cfg), **config.model_args)
-    except (ValueError, TypeError, RuntimeError, AssertionError, OverflowError) as error:
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise HubError(f"{where}: no model can be built from config.json: {' '.join(str(error).split()):.300}") from error
     params = sum(parameter.numel() for parameter in model.parameters())
     if params > MAX_PARAMS:

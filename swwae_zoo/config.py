@@ -91,6 +91,7 @@ class RunConfig:
     amp: str = option("Machine", "off", "Mixed precision.", choices=("off", "bf16", "fp16"))
     channels_last: bool = option("Machine", True, "Channels-last memory format.")
     compile: bool = option("Machine", False, "Compile the model with torch.compile.")
+    sync_bn: bool = option("Machine", False, "Batch norm over the whole batch of all processes, not each one's part.")
 
     seed: int = option("Run", 0, "Seed of the first round; each further round adds 1.", minimum=0, maximum=2**32 - 1)
     rounds: int = option("Run", 1, "Rounds, each with freshly drawn labels.", minimum=1)

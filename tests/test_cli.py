@@ -24,8 +24,8 @@ TRAIN_FLAGS = """
     --amp --bad-images --batch-size --channels-last --clip-grad --compile --contrast --data --data-dir
     --detach-targets --device --ema --epochs --eval-every --force --json --labeled-batch --labels --lambda-l1
     --lambda-middle --lambda-nll --lambda-rec --log-every --lr --min-lr --mirror --model --model-arg --momentum
-    --no-channels-last --no-compile --no-detach-targets --no-mirror --no-twin --num-labels --num-val --opt
-    --opt-betas --out --recipe --resume --rounds --save-every --sched --seed --steps --translate --twin
+    --no-channels-last --no-compile --no-detach-targets --no-mirror --no-sync-bn --no-twin --num-labels --num-val --opt
+    --opt-betas --out --recipe --resume --rounds --save-every --sched --seed --steps --sync-bn --translate --twin
     --unlabeled --warmup-steps --weight-decay
 """.split()
 

@@ -1,37 +1,66 @@
-"""`swwae bench MODEL`: what the decoder costs."""
+"""`swwae bench MODELS`: what a training step costs, beside the plain convnet's and plain PyTorch's."""
 import json
-from typing import Annotated
+import os
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
-from .options import Amp, Device, Json, ModelArg, print_table
+from .options import Device, Json, ModelArg, print_table
 
 
 def bench(
-    model: Annotated[str, typer.Argument(help="Name of the model, as timm.create_model takes it.")] = "swwae_mnist",
+    models: Annotated[list[str] | None, typer.Argument(help="Names, as timm.create_model takes them.  [default: swwae_mnist]")] = None,
+    rows: Annotated[str, typer.Option(metavar="ROW,...", help="Of convnet, swwae, upsample, plain, each with -compiled behind it for torch.compile; or all.")] = "convnet,swwae,plain",
     batch_size: Annotated[int, typer.Option(min=1, help="Images a step.")] = 128,
     steps: Annotated[int, typer.Option(min=1, help="Timed steps of each; the median counts.")] = 10,
     model_arg: ModelArg = None,
     device: Device = "auto",
-    amp: Amp = "off",
+    amp: Annotated[str, typer.Option(metavar="off|bf16|fp16,...", help="Precisions, one after the other.")] = "off",
     channels_last: Annotated[bool, typer.Option("--channels-last/--no-channels-last", help="Channels-last memory format.")] = True,
-    compile: Annotated[bool, typer.Option("--compile/--no-compile", help="Compile both steps with torch.compile.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Folder for bench.json and bench.png.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Time a training step and its peak memory beside the plain convnet's on the same images."""
+    """Time training steps and their peak memory on the same images, turn about."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler reports the absence of a GPU as an error
+
     from swwae_zoo import bench as benchmark
+    from swwae_zoo.bench.report import write
     from swwae_zoo.config import parse_model_arg
     from swwae_zoo.train import resolve_device
 
-    setting = benchmark.Setting(batch_size, resolve_device(device), amp, channels_last, compile)
     args = dict(map(parse_model_arg, model_arg or []))
-    results = benchmark.bench(model, args, setting, steps)
+    wanted = benchmark.ROWS if rows == "all" else tuple(row.strip() for row in rows.split(","))
+    groups: list[dict[str, Any]] = []
+    for precision in amp.split(","):
+        setting = benchmark.Setting(batch_size, resolve_device(device), precision.strip(), channels_last)
+        limits = benchmark.machine_limits(setting)
+        for model in models or ["swwae_mnist"]:
+            measured = benchmark.bench(model, args, setting, steps, wanted)
+            groups.append({"model": model, "amp": setting.amp, "batch_size": batch_size, "device": str(setting.device),
+                           "channels_last": channels_last, "limits": limits, "rows": measured})
+            if out is not None:
+                write(out, groups)
+            if not as_json:
+                show(groups[-1])
     if as_json:
-        typer.echo(json.dumps({"model": model, "device": str(setting.device), "batch_size": batch_size, **results}))
-        return
-    typer.echo(f"{model}, a training step of {batch_size} images on {setting.device}\n")
-    rows = []
-    for label, digits in (("convnet", 1), ("swwae", 1), ("ratio", 2)):
-        cells = (results[label].get(key) for key in ("milliseconds", "mebibytes"))
-        rows.append((label, *("not seen" if cell is None else f"{cell:,.{digits}f}" for cell in cells)))
-    print_table(("step", "milliseconds", "peak MiB"), rows)
+        typer.echo(json.dumps(groups))
+
+
+def show(group: dict[str, Any]) -> None:
+    """One comparison as a table; ratios are to its first row."""
+    typer.echo(f"{group['model']}, training steps of {group['batch_size']} images, amp {group['amp']}, on {group['device']}\n")
+    first, table = next(iter(group["rows"].values())), []
+    for row, own in group["rows"].items():
+        memory, base = own["mebibytes"], first["mebibytes"]
+        busiest = sorted(own["shares"].items(), key=lambda item: -item[1])[:3]
+        table.append((
+            row, f"{own['milliseconds']:,.1f}", f"{own['milliseconds'] / first['milliseconds']:.2f}",
+            f"{own['images_per_second']:,.0f}",
+            "not seen" if memory is None else f"{memory:,.1f}",
+            "" if memory is None or base is None else f"{memory / base:.2f}",
+            "" if own["gigaflops"] is None else f"{own['gigaflops'] * 1e12 / own['milliseconds'] / group['limits']['flops']:.0%}",
+            ", ".join(f"{part} {share:.0%}" for part, share in busiest),
+        ))
+    print_table(("step", "ms", "ratio", "images/s", "peak MiB", "ratio", "of matrix peak", "where the time goes"), table)
+    typer.echo("")

@@ -19,8 +19,9 @@ class EncoderStage(nn.Module):
     """(B, c_in, H, W) -> convs -> pool -> what (B, c_out, H // k, W // k).
 
     ReLU follows every convolution.  In front of a hard pool it is moved behind it:
-    relu(max(x)) == max(relu(x)), the switch of a window whose maximum is positive is the same, and where
-    the maximum is not, the what is 0 wherever it is put; so it runs on a k*k times smaller map.
+    relu(max(x)) == max(relu(x)), so it runs on a k*k times smaller map.  The switch of a window whose maximum is
+    positive is the same; where the maximum is not, the what is 0 and the switch still tells the largest value's
+    place, which behind a ReLU would always be the first: the decoder puts its own activation there.
 
     Args:
         stage: its convolutions and pool size.

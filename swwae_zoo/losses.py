@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import Function
 
 __all__ = ["Lambdas", "l1_penalty", "middle_losses", "nll_loss", "reconstruction_loss", "total_loss"]
 
@@ -75,6 +76,27 @@ class Lambdas:
         return self.middle
 
 
+class _MeanSquare(Function):
+    """Mean of (a - b)^2 in fp32; keeps a and b as they are for backward, not their difference nor copies in fp32."""
+
+    @staticmethod
+    def forward(a: Tensor, b: Tensor) -> Tensor:
+        return (a.float() - b.float()).square().mean()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        a, b = ctx.saved_tensors
+        slope = (a.float() - b.float()) * (grad * (2 / a.numel()))
+        return (
+            slope.to(a.dtype) if ctx.needs_input_grad[0] else None,
+            slope.neg().to(b.dtype) if ctx.needs_input_grad[1] else None,
+        )
+
+
 def nll_loss(logits: Tensor, target: Tensor) -> Tensor:
     """L_NLL: mean negative log-likelihood over the labelled images; exactly 0 for a batch with none.
 
@@ -93,7 +115,7 @@ def reconstruction_loss(reconstruction: Tensor, image: Tensor) -> Tensor:
     Args:
         reconstruction, image: (B, C, H, W).
     """
-    return (reconstruction.float() - image.float()).square().mean()
+    return _MeanSquare.apply(reconstruction, image)
 
 
 def middle_losses(middles: Sequence[tuple[Tensor, Tensor]], detach: bool = False) -> list[Tensor]:
@@ -103,9 +125,7 @@ def middle_losses(middles: Sequence[tuple[Tensor, Tensor]], detach: bool = False
         middles: pairs of the encoder's what and the decoder's activation, both (B, C_m, H_m, W_m).
         detach: treat the encoder's whats as constants, so that only the decoder is pulled towards them.
     """
-    return [
-        (decoded.float() - (what.detach() if detach else what).float()).square().mean() for what, decoded in middles
-    ]
+    return [_MeanSquare.apply(decoded, what.detach() if detach else what) for what, decoded in middles]
 
 
 def l1_penalty(whats: Sequence[Tensor]) -> Tensor:

@@ -1,0 +1,35 @@
+"""Where a step's time goes, by the kind of work: from torch's profiler, each operator's own time."""
+from __future__ import annotations
+
+from torch.profiler import ProfilerActivity, profile
+
+from .steps import Step, synchronize
+
+__all__ = ["PARTS", "shares"]
+
+# The first pattern found in an operator's or kernel's name decides.
+PARTS = {
+    "pools": ("swwae_zoo", "max_pool", "max_unpool", "_pool_kernel", "_put_kernel", "_pick_kernel", "upsample"),
+    "convolutions": ("conv", "cudnn", "cutlass", "xmma", "implicit", "gemm", "sm90", "nchwtonhwc", "nhwctonchw", "col2im", "im2col"),
+    "normalisation": ("batch_norm", "bn_", "batchnorm"),
+    "head": ("addmm", "aten::mm", "log_softmax", "nll_loss", "cross_entropy"),
+    "optimiser": ("adam", "Optimizer", "foreach"),
+}
+REST = "pointwise, losses, copies"
+
+
+def shares(step: Step) -> dict[str, float]:
+    """Share of each part in one step's work, summing to 1: device time on a GPU, operators' own time on a CPU."""
+    cuda = step.device.type == "cuda"
+    with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]) as profiled:
+        step()
+        synchronize(step.device)
+    times = dict.fromkeys((*PARTS, REST), 0.0)
+    for event in profiled.key_averages():
+        times[_part(event.key)] += event.self_device_time_total if cuda else event.self_cpu_time_total
+    total = sum(times.values())
+    return {part: time / total for part, time in times.items()} if total else {}
+
+
+def _part(name: str) -> str:
+    return next((part for part, patterns in PARTS.items() if any(p.lower() in name.lower() for p in patterns)), REST)

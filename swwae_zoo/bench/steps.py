@@ -1,0 +1,132 @@
+"""The training steps that are timed beside each other, on the same random images.
+
+Each takes every image through encoder and head, makes all gradients and updates the weights with AdamW:
+
+    convnet    the plain convnet: lambda = 0
+    swwae      ours: eq. (1) with its decoder
+    upsample   ours, but the decoder copies each what to its whole window, the paper's ablation
+    plain      the SWWAE in plain PyTorch, torch's own pools (see `plain.py`)
+
+and each again with "-compiled" behind its name, under torch.compile.
+"""
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import timm
+import torch
+from timm.optim import create_optimizer_v2
+from torch import Tensor, nn
+
+from ..evaluate import Autocast
+from ..losses import Lambdas
+from ..swwae import SWWAE
+from ..task import SWWAETask
+from .memory import LiveBytes
+from .plain import PlainSWWAE
+
+__all__ = ["ROWS", "Setting", "Step", "synchronize"]
+
+KINDS = ("convnet", "swwae", "upsample", "plain")
+ROWS = tuple(kind + suffix for kind in KINDS for suffix in ("", "-compiled"))
+
+
+class Setting(NamedTuple):
+    """How steps are run: images a step, device, mixed precision, memory format."""
+
+    batch_size: int = 128
+    device: torch.device = torch.device("cpu")
+    amp: str = "off"
+    channels_last: bool = True
+
+
+class Step:
+    """One training step on random images.
+
+    Args:
+        row: one of ROWS.
+        name: a registered model with a classifier.
+        model_args: arguments for it.
+        setting: see `Setting`.
+
+    Raises:
+        ValueError: a model without decoder or classifier, or one that plain PyTorch's twin does not cover.
+    """
+
+    def __init__(self, row: str, name: str, model_args: Mapping[str, Any], setting: Setting):
+        kind, _, compiled = row.partition("-")
+        self.row, self.kind, self.setting, self.device = row, kind, setting, setting.device
+        torch.manual_seed(0)
+        model = timm.create_model(name, **{**model_args, **({"unpool": "upsample"} if kind == "upsample" else {})})
+        if not isinstance(model, SWWAE) or model.num_classes == 0:
+            raise ValueError(f"{name} can't be timed with {dict(model_args)}: expected a SWWAE with a classifier")
+        layout = torch.channels_last if setting.channels_last else torch.contiguous_format
+        size = (setting.batch_size, model.in_chans, *model.head.img_size)
+        torch.manual_seed(0)  # again: every row gets the same images, however its weights were drawn
+        self.images = torch.rand(size, device=self.device).contiguous(memory_format=layout)
+        self.target = torch.randint(model.num_classes, size[:1], device=self.device)
+        self.autocast = Autocast(setting.amp, self.device)
+        self.module = self._plain(model) if kind == "plain" else self._ours(model)
+        self.module.to(self.device, memory_format=layout).train()
+        self.loss = self.module
+        if compiled and kind == "plain":
+            self.loss = torch.compile(self.module)
+        elif compiled:
+            self.module.compile()
+        self.optimizer = create_optimizer_v2(self.module, opt="adamw", lr=1e-4, fused=self.device.type in ("cpu", "cuda"))
+
+    def _ours(self, model: SWWAE) -> nn.Module:
+        if self.kind == "convnet":
+            model.decoder = nn.Identity()
+            return SWWAETask(model, Lambdas(1.0, 0.0, 0.0))
+        return SWWAETask(model, Lambdas(1.0, 1.0, 1.0 if len(model.stages) > 1 else 0.0))
+
+    def _plain(self, model: SWWAE) -> nn.Module:
+        batch_norm = any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+        plain = PlainSWWAE(model.notation, model.in_chans, model.head.img_size[0], batch_norm)
+        mine, theirs = (sum(p.numel() for p in net.parameters()) for net in (model, plain))
+        if mine != theirs:
+            raise ValueError(f"plain PyTorch's twin has {theirs} parameters, this model {mine}: time it with rows other than plain")
+        return plain
+
+    def __call__(self) -> None:
+        with self.autocast():
+            loss = self.loss(self.images, self.target)
+        if self.kind != "plain":
+            loss = loss["loss"]
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+
+    def seconds(self) -> float:
+        synchronize(self.device)
+        start = time.perf_counter()
+        self()
+        synchronize(self.device)
+        return time.perf_counter() - start
+
+    def peak_bytes(self, before: int) -> int | None:
+        """The most that is alive at once, weights and optimiser state among it; ``before`` is what was allocated before
+        this object was made.  None for compiled steps off CUDA, which can't be looked into."""
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+            self()
+            return torch.cuda.max_memory_allocated(self.device) - before
+        if self.row.endswith("-compiled"):
+            return None
+        with LiveBytes(self.tensors()) as live:
+            self()
+        return live.peak
+
+    def tensors(self) -> Iterator[Tensor]:
+        """All that outlives a step."""
+        yield from (self.images, self.target, *self.module.parameters(), *self.module.buffers())
+        yield from (parameter.grad for parameter in self.module.parameters() if parameter.grad is not None)
+        yield from (value for state in self.optimizer.state.values() for value in state.values() if isinstance(value, Tensor))
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type in ("cuda", "mps"):
+        getattr(torch, device.type).synchronize()

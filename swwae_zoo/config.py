@@ -90,7 +90,11 @@ class RunConfig:
     device: str = option("Machine", "auto", "auto, cpu, cuda, cuda:N or mps.")
     amp: str = option("Machine", "off", "Mixed precision.", choices=("off", "bf16", "fp16"))
     channels_last: bool = option("Machine", True, "Channels-last memory format.")
-    compile: bool = option("Machine", False, "Compile the model with torch.compile.")
+    compile: bool = option("Machine", False, "Compile the step with torch.compile.")
+    compile_mode: str = option(
+        "Machine", "default", "How torch.compile works; reduce-overhead replays CUDA graphs.",
+        choices=("default", "reduce-overhead", "max-autotune"),
+    )  # fmt: skip
     sync_bn: bool = option("Machine", False, "Batch norm over the whole batch of all processes, not each one's part.")
 
     seed: int = option("Run", 0, "Seed of the first round; each further round adds 1.", minimum=0, maximum=2**32 - 1)

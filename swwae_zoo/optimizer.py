@@ -13,6 +13,8 @@ from .config import RunConfig
 
 __all__ = ["create_optimizer", "create_scheduler"]
 
+FUSED = ("adam", "adamw", "sgd")  # torch's own with a kernel that passes over the weights once
+
 
 def create_optimizer(config: RunConfig, model: nn.Module) -> Optimizer:
     """timm's optimiser by its name; weight decay leaves biases and norms alone, as timm has it.
@@ -28,9 +30,10 @@ def create_optimizer(config: RunConfig, model: nn.Module) -> Optimizer:
     if config.opt_betas and not get_optimizer_info(config.opt.lower().removeprefix("lookahead_")).has_betas:
         raise ValueError(f"opt_betas: got {config.opt_betas}, but {config.opt} has none: leave them out")
     betas = {"betas": tuple(config.opt_betas)} if config.opt_betas else {}
+    fused = {"fused": True} if config.opt.lower() in FUSED else {}
     try:
         return create_optimizer_v2(model, opt=config.opt, lr=config.lr, weight_decay=config.weight_decay,
-                                   momentum=config.momentum, **betas)
+                                   momentum=config.momentum, **betas, **fused)
     except (ValueError, TypeError, ImportError, AssertionError, RuntimeError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"opt: {config.opt!r} can't be built: {reason:.200}; choose another, or other opt_betas") from error

@@ -64,7 +64,7 @@ class Trainer:
         if config.ema:
             self.task.setup_ema(config.ema, use_warmup=True)
         if config.compile:
-            self.task.compile()
+            self.task.compile(mode=config.compile_mode)
         self._set_data(splits)
         self.steps = config.steps or config.epochs * self.steps_per_epoch
         self.optimizer = create_optimizer(config, self.model)

@@ -21,7 +21,7 @@ from swwae_zoo.interrupt import Stopped
 
 SCRIPT = Path(sysconfig.get_path("scripts")) / "swwae"
 TRAIN_FLAGS = """
-    --amp --bad-images --batch-size --channels-last --clip-grad --compile --contrast --data --data-dir
+    --amp --bad-images --batch-size --channels-last --clip-grad --compile --compile-mode --contrast --data --data-dir
     --detach-targets --device --ema --epochs --eval-every --force --json --labeled-batch --labels --lambda-l1
     --lambda-middle --lambda-nll --lambda-rec --log-every --lr --min-lr --mirror --model --model-arg --momentum
     --no-channels-last --no-compile --no-detach-targets --no-mirror --no-sync-bn --no-twin --num-labels --num-val --opt

@@ -5,8 +5,10 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 import swwae_zoo  # noqa: F401  registers the models
+from swwae_zoo.data import IndexStream
 from swwae_zoo.losses import Lambdas
 from swwae_zoo.task import SWWAETask
 
@@ -150,3 +152,33 @@ def test_a_compiled_step_is_the_eager_one(model, lambdas):
 def test_lambdas_that_do_not_fit_are_told_at_once(model):
     with pytest.raises(ValueError, match="lambda_middle has 3 values, but the model has 2 middles"):
         SWWAETask(model, Lambdas(middle=(1.0, 1.0, 1.0)))
+
+
+def test_compiled_once_for_a_whole_run():
+    """No graph break, and one graph for every batch: the streams never hand out a smaller last one."""
+    torch.compiler.reset()
+    model = timm.create_model("swwae_mnist", notation="(4)3c-2p-(4)3c-2p-10fc")
+    task = SWWAETask(model, Lambdas(1.0, 1.0, 1.0))
+    task.compile(backend="aot_eager")  # fullgraph: a break would be an error
+    labeled, unlabeled = IndexStream(7, 3, seed=0), IndexStream(11, 4, seed=1)
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        while unlabeled.epoch < 3:  # 7 and 11 images don't divide into these batches
+            images = torch.rand(len(labeled.next()) + len(unlabeled.next()), 1, 32, 32)
+            task(images, torch.randint(10, (3,)))["loss"].backward()
+    assert labeled.epoch > 1
+
+
+def test_without_the_decoders_lambdas_a_step_is_the_plain_convnets():
+    """The same arithmetic, counted: forward, backward, and nothing for the unlabelled images."""
+    model = timm.create_model("swwae_mnist", notation="(4)3c-2p-(4)3c-2p-10fc")
+    task, images, target = SWWAETask(model, Lambdas(1.0, 0.0, 0.0)), torch.rand(5, 1, 32, 32), torch.randint(10, (2,))
+    convnet = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 4, 3, padding=1), torch.nn.ReLU(), torch.nn.MaxPool2d(2),
+        torch.nn.Conv2d(4, 4, 3, padding=1), torch.nn.ReLU(), torch.nn.MaxPool2d(2),
+        torch.nn.Flatten(), torch.nn.Linear(256, 10))  # fmt: skip
+    flops = []
+    for work in (lambda: task(images, target)["loss"], lambda: torch.nn.functional.cross_entropy(convnet(images[:2]), target)):
+        with FlopCounterMode(display=False) as counter:
+            work().backward()
+        flops.append(counter.get_total_flops())
+    assert flops[0] == flops[1] > 0

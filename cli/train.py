@@ -14,15 +14,22 @@ from .options import Json
 # The control flags, those that are no field of a recipe.
 Recipe = Annotated[str | None, typer.Option("--recipe", metavar="NAME|PATH", help="Recipe to start from (else the model's own).")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")]
+Backbone = Annotated[str | None, typer.Option("--backbone", metavar="NAME", help="timm backbone to wrap: --model swwae_wrap with it.")]
+Pools = Annotated[str | None, typer.Option("--pools", metavar="tap|insert", help="How a wrapped backbone gets its switches.")]
+Decoder = Annotated[str | None, typer.Option("--decoder", metavar="mirror|light", help="Decoder of a wrapped backbone.")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite a run that --out already holds.")]
 
 
-def train(recipe: Recipe = None, resume: Resume = False, force: Force = False, as_json: Json = False, **given: Any) -> None:
+def train(
+    recipe: Recipe = None, backbone: Backbone = None, pools: Pools = None, decoder: Decoder = None, resume: Resume = False,
+    force: Force = False, as_json: Json = False, **given: Any,
+) -> None:
     """Train a model on few labels and many images.
 
     Flags override the recipe, and without --recipe it is the model's own: `swwae train --model swwae_mnist` is a full run.
     """
     overrides = {key.name: value_of(key, given[key.name]) for key in fields(config.RunConfig)}
+    overrides = wrapping(overrides, backbone=backbone, pools=pools, decoder=decoder)
     base = base_recipe(recipe, resume, overrides["model"] or config.RunConfig.model, overrides["out"])
     run = config.merge(config.read_recipe(base) if base else None, overrides)
 
@@ -33,6 +40,16 @@ def train(recipe: Recipe = None, resume: Resume = False, force: Force = False, a
     rounds = train_rounds(run, resume=resume, force=force)
     if as_json:
         typer.echo(json.dumps(rounds))
+
+
+def wrapping(overrides: dict[str, Any], **options: str | None) -> dict[str, Any]:
+    """--backbone and its options as what they are short for: model = swwae_wrap with these arguments."""
+    options = {name: value for name, value in options.items() if value is not None}
+    if "backbone" in options:
+        if overrides["model"] not in (None, "swwae_wrap"):
+            raise ValueError(f"got --model {overrides['model']} and --backbone {options['backbone']}: expected one of them")
+        overrides = {**overrides, "model": "swwae_wrap"}
+    return {**overrides, "model_args": {**(overrides["model_args"] or {}), **options} or None}
 
 
 def base_recipe(recipe: str | None, resume: bool, model: str, out: str | None) -> str | Path | None:

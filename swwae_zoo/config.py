@@ -85,6 +85,12 @@ class RunConfig:
     )
     warmup_steps: int = option("Training", 0, "Steps over which the learning rate rises to its highest.", minimum=0)
     min_lr: float = option("Training", 0.0, "Learning rate at the end of the schedule.", minimum=0)
+    lr_encoder: float = option("Training", 0.0, "Learning rate of all but decoder and classifier; 0 = lr.", minimum=0)
+    layer_decay: float = option(
+        "Training", 1.0, "Factor on the learning rate for each layer further from the classifier.", above=0, maximum=1
+    )
+    freeze_stages: int = option("Training", 0, "Stages that keep their weights, from the image on; 1 = the stem.", minimum=0)
+    norm_eval: bool = option("Training", False, "Batch norm of the encoder keeps its statistics, as in evaluation.")
     ema: float = option("Training", 0.0, "Decay of the weights' moving average; 0 = off.", minimum=0, below=1)
 
     device: str = option("Machine", "auto", "auto, cpu, cuda, cuda:N or mps.")

@@ -49,6 +49,13 @@ class SWWAE(nn.Module):
         grad_checkpointing: bool
         pretrained_cfg: dict[str, Any]
 
+    def train(self, mode: bool = True) -> SWWAE:
+        """As every module's; what `finetune.freeze` has stilled stays in evaluation mode."""
+        super().train(mode)
+        for module in getattr(self, "_stilled", ()):
+            module.eval()
+        return self
+
     @property
     def img_size(self) -> tuple[int, int]:
         """(H, W) of the images that the model was built for."""

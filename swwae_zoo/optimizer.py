@@ -10,6 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from .config import RunConfig
+from .finetune import parameter_groups
 
 __all__ = ["create_optimizer", "create_scheduler"]
 
@@ -32,7 +33,10 @@ def create_optimizer(config: RunConfig, model: nn.Module) -> Optimizer:
     betas = {"betas": tuple(config.opt_betas)} if config.opt_betas else {}
     fused = {"fused": True} if config.opt.lower() in FUSED else {}
     try:
-        return create_optimizer_v2(model, opt=config.opt, lr=config.lr, weight_decay=config.weight_decay,
+        groups = model  # timm's own grouping, unless learning rates differ
+        if config.lr_encoder or config.layer_decay < 1:
+            groups = parameter_groups(model, config.weight_decay, config.lr, config.lr_encoder, config.layer_decay)
+        return create_optimizer_v2(groups, opt=config.opt, lr=config.lr, weight_decay=config.weight_decay,
                                    momentum=config.momentum, **betas, **fused)
     except (ValueError, TypeError, ImportError, AssertionError, RuntimeError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__

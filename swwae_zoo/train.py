@@ -15,6 +15,7 @@ from . import swwae as _registers_the_models  # noqa: F401
 from .config import RunConfig, read_recipe
 from .data import ImageSet, Splits, make_splits
 from .describe import build_meta
+from .finetune import freeze
 from .interrupt import Interrupt
 from .losses import Lambdas
 from .progress import Progress
@@ -162,6 +163,7 @@ def build_model(config: RunConfig, num_classes: int) -> SWWAE:
         raise ValueError(f"model_args: {config.model} can't be built with {config.model_args}: {error}") from error
     if not isinstance(model, SWWAE):
         raise ValueError(f"{config.model} has no decoder, so it can't learn from unlabelled images; `swwae list` shows models that can")
+    freeze(model, config.freeze_stages, config.norm_eval)
     return model
 
 

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -353,7 +354,8 @@ class WrappedSWWAE(SWWAE):
 def _prefixed(pattern: Any) -> Any:
     """A group's pattern for names with "backbone." in front."""
     if isinstance(pattern, str):
-        return pattern.replace("^", r"^backbone\.") if "^" in pattern else pattern
+        anywhere = re.sub(r"(?<!\[)\^", "", pattern)  # alternatives may each begin with one
+        return rf"^backbone\.(?:{anywhere})"
     if isinstance(pattern, (list, tuple)) and pattern and all(isinstance(p, (list, tuple)) for p in pattern):
         return [(_prefixed(p[0]), *p[1:]) for p in pattern]
     if isinstance(pattern, (list, tuple)):

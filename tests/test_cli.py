@@ -21,11 +21,13 @@ from swwae_zoo.interrupt import Stopped
 
 SCRIPT = Path(sysconfig.get_path("scripts")) / "swwae"
 TRAIN_FLAGS = """
-    --amp --bad-images --batch-size --channels-last --clip-grad --compile --compile-mode --contrast --data --data-dir
-    --detach-targets --device --ema --epochs --eval-every --force --json --labeled-batch --labels --lambda-l1
-    --lambda-middle --lambda-nll --lambda-rec --log-every --lr --min-lr --mirror --model --model-arg --momentum
-    --no-channels-last --no-compile --no-detach-targets --no-mirror --no-sync-bn --no-twin --num-labels --num-val --opt
-    --opt-betas --out --recipe --resume --rounds --save-every --sched --seed --steps --sync-bn --translate --twin
+    --amp --backbone --bad-images --batch-size --channels-last --clip-grad --compile --compile-mode --contrast
+    --data --data-dir --decoder --detach-targets --device --ema --epochs --eval-every --force --freeze-stages
+    --json --labeled-batch --labels --lambda-l1 --lambda-middle --lambda-nll --lambda-rec --layer-decay
+    --log-every --lr --lr-encoder --min-lr --mirror --model --model-arg --momentum --no-channels-last
+    --no-compile --no-detach-targets --no-mirror --no-norm-eval --no-sync-bn --no-twin --norm-eval --num-labels
+    --num-val --opt --opt-betas --out --pools --recipe --resume --rounds --save-every --sched --seed --steps
+    --sync-bn --translate --twin
     --unlabeled --warmup-steps --weight-decay
 """.split()
 
@@ -99,7 +101,7 @@ def test_flags_of_train_are_frozen() -> None:
 
 def test_every_key_is_a_flag() -> None:
     command = get_command(app).commands["train"]  # type: ignore[attr-defined]
-    names = {option.name for option in command.params} - {"help", "recipe", "resume", "force", "as_json"}
+    names = {option.name for option in command.params} - {"help", "recipe", "backbone", "pools", "decoder", "resume", "force", "as_json"}
     assert names == {key.name for key in fields(config.RunConfig)}
 
 
@@ -113,6 +115,14 @@ def test_flags_override_the_recipe(recipe: str, runs: list[Any]) -> None:
     assert (changed.lambda_middle, changed.opt_betas, changed.mirror) == ([1.0, 0.5], [0.8, 0.9], False)
     assert changed.model_args == {"drop_rate": 0.5, "beta": 30, "pool": "soft"}
     assert changed_control == {"resume": True, "force": True}
+
+
+def test_backbone_is_a_wrapped_model(recipe: str, runs: list[Any]) -> None:
+    swwae("train", "--recipe", recipe, "--backbone", "resnet18", "--pools", "insert", "--decoder", "light")
+    config_of = runs[0][0]
+    assert config_of.model == "swwae_wrap"
+    assert config_of.model_args == {"drop_rate": 0.5, "backbone": "resnet18", "pools": "insert", "decoder": "light"}
+    assert "expected one of them" in refusal("train", "--model", "swwae_mnist", "--backbone", "resnet18")
 
 
 def test_one_lambda_for_all_middles(recipe: str, runs: list[Any]) -> None:

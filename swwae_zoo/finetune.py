@@ -31,7 +31,7 @@ def freeze(model: SWWAE, stages: int = 0, norm_eval: bool = False) -> None:
     names: set[str] = set()
     if stages:
         layer_of = _layers(model, coarse=True)
-        own = sorted({layer for name, layer in layer_of.items() if not name.startswith(("decoder.", "head."))})
+        own = sorted(set(layer_of.values()))[:-1]  # the last holds classifier and decoder
         if stages > len(own):
             raise ValueError(f"freeze_stages: got {stages}, expected at most {len(own)}, the stem and the stages of this model")
         names = {name for name, layer in layer_of.items() if layer in own[:stages]}

@@ -64,12 +64,16 @@ class Step(NamedTuple):
 
 
 class Ladder(NamedTuple):
-    """steps: shallow to deep. top: the map that the decoder starts from. image_depth: convolutions at level 0."""
+    """steps: shallow to deep. top: the map that the decoder starts from. image_depth: convolutions at level 0.
+
+    others: operations that step down beside the ladder. img_size: of the images it was found with.
+    """
 
     steps: tuple[Step, ...]
     top: Anchor
     image_depth: int
     others: tuple[Event, ...]
+    img_size: tuple[int, int]
 
 
 def find_ladder(found: Probe) -> Ladder:
@@ -290,7 +294,7 @@ class _Graph:
         )
         used = {id(e) for step in made for e in step.events}
         others = tuple(e for e in events if id(e) not in used)
-        return Ladder(made, self.anchor(self.top), self.chains[sources[0]] if sources[0] >= 0 else 0, others)
+        return Ladder(made, self.anchor(self.top), self.chains[sources[0]] if sources[0] >= 0 else 0, others, self.found.img_size)
 
     def _choose(self, group: tuple[Event, ...]) -> Event:
         widest = max(e.in_chs for e in group)

@@ -31,6 +31,7 @@ __all__ = ["DECODERS", "POOLS", "WrappedSWWAE"]
 POOLS = ("tap", "insert")
 DECODERS = ("mirror", "light")
 TOP = -1  # slot of the top map
+LARGE = 192  # side of an image in which every ladder of timm's has room
 
 
 class WrappedSWWAE(SWWAE):
@@ -95,10 +96,16 @@ class WrappedSWWAE(SWWAE):
     # --- built once -------------------------------------------------------------------------------
 
     def _find_ladder(self, stages: Mapping[str, str]) -> tuple[Ladder, tuple[int, ...] | None]:
+        """From a probe of images large enough that no step is lost in a map of one pixel, where the backbone takes them."""
         training = self.backbone.training
         self.backbone.eval()
         try:
             found = probe(self.backbone, self._run, self.in_chans, self._img_size, stages)
+            times = -(-LARGE // min(self._img_size))
+            if times > 1:
+                with contextlib.suppress(RuntimeError, AssertionError, ValueError):
+                    large = (self._img_size[0] * times, self._img_size[1] * times)
+                    return find_ladder(probe(self.backbone, self._run, self.in_chans, large, stages)), found.output_shape
         finally:
             self.backbone.train(training)
         return find_ladder(found), found.output_shape
@@ -132,7 +139,7 @@ class WrappedSWWAE(SWWAE):
 
     def _feature_info(self) -> list[dict[str, Any]]:
         """Channels and reduction of the maps, level 1 to the top."""
-        height = self._img_size[0]
+        height = self.ladder.img_size[0]
         anchors = [step.below for step in self.ladder.steps[1:]] + [self.ladder.top]
         return [
             {"num_chs": anchor.channels, "reduction": round(height / anchor.size[0]), "module": f"level{m}"}

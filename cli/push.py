@@ -30,10 +30,10 @@ def push(
         pushed = push_run(run, repo, private=private, revision=revision, tag=tag, message=message, create_pr=create_pr,
                           dry_run=dry_run, weights=weights)
     if as_json:
-        typer.echo(json.dumps({**pushed._asdict(), "files": {name: {"size": size, "sha256": sha256} for name, (size, sha256) in pushed.files.items()}}))
+        typer.echo(json.dumps({**pushed._asdict(), "files": {name: sums._asdict() for name, sums in pushed.files.items()}}))
         return
-    for name, (size, sha256) in pushed.files.items():
-        typer.echo(f"{size:>12,}  {sha256[:16]}  {name}")
+    for name, sums in pushed.files.items():
+        typer.echo(f"{sums.size:>12,}  {sums.sha256[:16]}  {name}")
     visible = {True: ", private", False: ", public", None: ""}[pushed.private]
     typer.echo(f"{pushed.status}: {pushed.repo}@{pushed.revision}{visible}" + (f", {pushed.url}" if pushed.url else "")
                + (f", tag {pushed.tag}" if pushed.tag and pushed.commit else ""))

@@ -8,13 +8,14 @@ from hub_server.fixtures import TOKEN, OnePath, make_run
 
 ROUNDS = 200
 PUSH = f"""
-import os, swwae_zoo
+import os, threading, swwae_zoo
 os.environ["HF_TOKEN"] = {TOKEN!r}
 runs, answer = RUNS, 0
 while not os.path.exists(STOP):
     pushed = swwae_zoo.hub.push(runs[answer % 2], "zoo/swwae_svhn.moving")
     assert pushed.status == "pushed", pushed
     answer += 1
+    threading.Event().wait(0.1)  # leave the reader some of the processor
 """
 READ = f"""
 import hashlib, timm, swwae_zoo

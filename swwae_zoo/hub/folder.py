@@ -6,17 +6,17 @@ import shutil
 from pathlib import Path
 from typing import NamedTuple
 
-import safetensors.torch
+import safetensors
 import timm
 import torch
-from timm.models._hub import save_config_for_hf
 from torch import nn
 
 from .card import make_card
 from .errors import HubError
-from .model_config import CONTRAST_NOTE, read_model_config
+from .model_config import CONTRAST_NOTE, build_empty, read_model_config
 from .remote import CONFIG, WEIGHTS
 from .trained import Trained
+from .weights import Sums, check_tensors, sums_of
 
 __all__ = ["CARD", "PICTURE", "Built", "build_folder"]
 
@@ -24,10 +24,10 @@ CARD, PICTURE = "README.md", "reconstructions.png"
 
 
 class Built(NamedTuple):
-    """files: names in ``folder``. architecture: the registered model's name."""
+    """sums: of the files in ``folder``, by name. architecture: the registered model's name."""
 
     folder: Path
-    files: tuple[str, ...]
+    sums: dict[str, Sums]
     architecture: str
 
 
@@ -40,38 +40,35 @@ def build_folder(trained: Trained, folder: Path, load_as: str) -> Built:
         load_as: for the card: what timm.create_model is given to load it.
 
     Raises:
-        ValueError: the run's weights can't be loaded, or don't come back as they went.
+        ValueError: the run's weights can't be loaded, or don't come back as they are.
     """
-    from ..saved import load_saved
-
-    saved = load_saved(trained.folder)
-    model = saved.model
-    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    safetensors.torch.save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
-    _write_config(model, trained.config.contrast, folder / CONFIG)
+    config = read_model_config(trained.folder / CONFIG)
+    check_tensors(trained.folder / WEIGHTS, build_empty(config, str(trained.folder)), str(trained.folder))
+    shutil.copyfile(trained.folder / WEIGHTS, folder / WEIGHTS)  # the very bytes that were evaluated
+    _write_config(trained.folder / CONFIG, trained.config.contrast, folder / CONFIG)
+    model = _load_back(folder, trained.folder / WEIGHTS)
     has_picture = (trained.home / PICTURE).is_file() and trained.is_last  # it shows the last model
     if has_picture:
         shutil.copyfile(trained.home / PICTURE, folder / PICTURE)
     make_card(trained, model, load_as, has_picture).save(folder / CARD)
-    _load_back(folder, model)
-    return Built(folder, (CARD, CONFIG, WEIGHTS, *((PICTURE,) if has_picture else ())), read_model_config(folder / CONFIG).architecture)
+    names = (CARD, CONFIG, WEIGHTS, *((PICTURE,) if has_picture else ()))
+    return Built(folder, {name: sums_of(folder / name) for name in names}, config.architecture)
 
 
-def _write_config(model: nn.Module, contrast: str, path: Path) -> None:
-    """timm's config.json, with the contrast normalisation among its notes: timm knows no other place."""
-    notes = [CONTRAST_NOTE + contrast] if contrast != "none" else []
-    save_config_for_hf(model, path, model_config={"pretrained_cfg": {"notes": notes}})
-    content = json.loads(path.read_text(encoding="utf-8"))
+def _write_config(saved: Path, contrast: str, path: Path) -> None:
+    """The run's config.json, with the contrast normalisation among its notes: timm knows no other place."""
+    content = json.loads(saved.read_text(encoding="utf-8"))
+    content["pretrained_cfg"]["notes"] = [CONTRAST_NOTE + contrast] if contrast != "none" else []
     content["pretrained_cfg"].pop("tag", None)  # of the weights that a model's name stands for, not of these
     path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-@torch.inference_mode()
-def _load_back(folder: Path, model: nn.Module) -> None:
-    again = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
-    state, expected = again.state_dict(), model.state_dict()
-    chans, height, width = model.pretrained_cfg["input_size"]
-    x = torch.rand(2, model.in_chans if hasattr(model, "in_chans") else chans, height, width, generator=torch.Generator().manual_seed(0))
-    if state.keys() != expected.keys() or not all(torch.equal(state[key], expected[key]) for key in expected) \
-            or not torch.equal(again(x), model(x)):
-        raise HubError(f"{folder}: the weights don't come back as they were saved; nothing was sent")
+def _load_back(folder: Path, saved: Path) -> nn.Module:
+    """What `timm.create_model` makes of the folder, every tensor compared with the run's."""
+    model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    state = model.state_dict()
+    with safetensors.safe_open(saved, framework="pt") as file:
+        same = set(file.keys()) == state.keys() and all(torch.equal(state[name], file.get_tensor(name)) for name in file.keys())
+    if not same:
+        raise HubError(f"{saved}: the weights don't come back as they were saved; nothing was sent")
+    return model

@@ -12,7 +12,7 @@ from .errors import HubError, Missing, explained, is_passing, status_of
 from .folder import Built, build_folder
 from .remote import Remote, api_for, attempts, is_revision, look_at, split_revision
 from .trained import find_trained
-from .weights import is_same, sha256_of
+from .weights import Sums
 
 __all__ = ["Pushed", "push"]
 
@@ -26,7 +26,7 @@ class Pushed(NamedTuple):
     url: of the commit or of the pull request.
     status: "pushed", "unchanged" (the Hub had the same already) or "dry run".
     private: whether only its owners see it; None for a dry run.
-    files: name -> (bytes, sha256).
+    files: name -> size and sums.
     card: the text of README.md.
     """
 
@@ -37,7 +37,7 @@ class Pushed(NamedTuple):
     status: str
     private: bool | None
     tag: str | None
-    files: dict[str, tuple[int, str]]
+    files: dict[str, Sums]
     card: str
 
 
@@ -75,9 +75,8 @@ def push(
     try:
         with tempfile.TemporaryDirectory(prefix="swwae-push-") as folder:
             built = build_folder(trained, Path(folder), f"hf-hub:{name}" + (f"@{revision}" if revision != MAIN else ""))
-            files = {file: ((built.folder / file).stat().st_size, sha256_of(built.folder / file)) for file in built.files}
             card = (built.folder / "README.md").read_text(encoding="utf-8")
-            made = Pushed(name, revision, None, None, "dry run", None, tag, files, card)
+            made = Pushed(name, revision, None, None, "dry run", None, tag, built.sums, card)
             if dry_run:
                 return made
             title = message or f"{built.architecture}: {trained.config.data.partition(':')[0]}, {trained.config.num_labels or 'all'} labels"
@@ -123,7 +122,7 @@ def _prepare(api: HfApi, repo: str, revision: str, private: bool, token: str | N
 
 
 def _is_there(remote: Remote, built: Built) -> bool:
-    return all(name in remote.files and is_same(built.folder / name, remote.files[name]) for name in built.files)
+    return all(name in remote.files and sums.fit(remote.files[name]) for name, sums in built.sums.items())
 
 
 def _commit(
@@ -135,7 +134,7 @@ def _commit(
         The commit and its address, or that of the pull request.
     """
     repo = before.repo
-    additions = [CommitOperationAdd(name, built.folder / name) for name in built.files]
+    additions = [CommitOperationAdd(name, built.folder / name) for name in built.sums]
     attempts(lambda: api.preupload_lfs_files(repo, additions=additions, revision=revision, create_pr=create_pr))
 
     def send() -> tuple[str, str]:

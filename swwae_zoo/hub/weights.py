@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import NamedTuple
 
 import safetensors
 from torch import nn
@@ -10,10 +11,11 @@ from torch import nn
 from .errors import HubError
 from .remote import RemoteFile
 
-__all__ = ["check_tensors", "is_same", "largest_file", "sha256_of"]
+__all__ = ["Sums", "check_tensors", "largest_file", "sha256_of", "sums_of"]
 
 FLOATS = ("F64", "F32", "F16", "BF16")
 BLOCK = 2**20
+LARGE = 2**26  # from here on the Hub never stores a file as a small one
 
 
 def sha256_of(path: Path) -> str:
@@ -24,12 +26,28 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def is_same(path: Path, remote: RemoteFile) -> bool:
-    """Whether a local file holds the bytes that the Hub says it should."""
-    if remote.sha256 is not None:
-        return sha256_of(path) == remote.sha256
-    content = path.read_bytes()  # small files only: the Hub stores others as large ones
-    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() == remote.blob_id
+class Sums(NamedTuple):
+    """Of a local file. blob_id: git's SHA-1 of it as a blob."""
+
+    size: int
+    sha256: str
+    blob_id: str
+
+    def fit(self, remote: RemoteFile) -> bool:
+        """Whether the file holds the bytes that the Hub lists: it knows large files by one sum, small ones by the other."""
+        return remote.sha256 == self.sha256 if remote.sha256 is not None else remote.blob_id == self.blob_id
+
+
+def sums_of(path: Path) -> Sums:
+    """Reads the file once."""
+    size = path.stat().st_size
+    sha256, blob = hashlib.sha256(), hashlib.sha1(b"blob %d\0" % size)
+    with open(path, "rb") as file:
+        while block := file.read(BLOCK):
+            sha256.update(block)
+            if size < LARGE:
+                blob.update(block)
+    return Sums(size, sha256.hexdigest(), blob.hexdigest() if size < LARGE else "")
 
 
 def largest_file(model: nn.Module) -> int:

@@ -7,6 +7,7 @@ import os
 import struct
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,14 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from swwae_zoo.data.images import ImageSet, NoSuchSplit, Request
+from swwae_zoo.data.shelf import Shelf
+from swwae_zoo.data.store import ImageStore
 
 logger = logging.getLogger(__name__)
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp", ".gif"}
 _NAMED = 3  # bad images named in a message
+_BLOCK = 4096  # files decoded before the next are begun
 _IMAGE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 
 
@@ -42,8 +46,7 @@ def folder(request: Request) -> ImageSet:
     held_out = [root / name for name in ("test", "val") if nested or _class_folders(root / name)]
     if request.split == "unlabeled":
         files = [file for top in sorted(root.iterdir()) if top not in held_out for file in _images_under(top)]
-        images, _ = _read_all(files, request)
-        return ImageSet(request.spec, images, None, ())
+        return _read_all(files, request)[0]
 
     train_root = root / "train" if nested else root
     classes = [path for path in _class_folders(train_root) if path not in held_out]
@@ -65,13 +68,13 @@ def folder(request: Request) -> ImageSet:
         found = _images_under(path)
         files += found
         labels += [names.index(path.name)] * len(found)
-    images, kept = _read_all(files, request)
+    found, kept = _read_all(files, request)
     labels = torch.tensor(labels)[kept]
     if request.split == "train":
         for label, name in enumerate(names):
             if not (labels == label).any():
                 raise ValueError(f"class folder {classes[label]} holds no readable image; add some, or remove it")
-    return ImageSet(request.spec, images, labels, names)
+    return ImageSet(request.spec, found.images, labels, names)
 
 
 def _class_folders(root: Path) -> list[Path]:
@@ -93,38 +96,55 @@ def _images_under(top: Path) -> list[Path]:
     return sorted(path for path in found if path.suffix.lower() in SUFFIXES)
 
 
-def _read_all(files: list[Path], request: Request) -> tuple[Tensor, Tensor]:
-    """Decode in threads -> images `(M, C, H, W)` uint8, and the positions `(M,)` of those files that could be read."""
+def _read_all(files: list[Path], request: Request) -> tuple[ImageSet | ImageStore, Tensor]:
+    """Decode in threads -> the images, and the positions `(M,)` of those files that could be read."""
     if not files:
         kinds = ", ".join(sorted(SUFFIXES))
         raise ValueError(f"no images for {request.spec} ({request.split}); expected {kinds} files")
-    mode = "L" if request.in_chans == 1 else "RGB"
-    images, shape_of, kept, bad = None, None, [], []
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for position, array in enumerate(pool.map(lambda file: _read_image(file, mode, request.img_size), files)):
-            file = files[position]
-            if isinstance(array, str):
-                bad.append(f"{file} ({array})")
-                continue
-            if images is None:
-                images, shape_of = torch.empty(len(files), *array.shape, dtype=torch.uint8), file
-            if array.shape != images.shape[1:]:
-                raise ValueError(
-                    f"{file} is {array.shape[1]}x{array.shape[2]} and {shape_of} {images.shape[2]}x{images.shape[3]} "
-                    f"(height x width); expected one size: pass img_size, and they are scaled and cropped to it"
-                )
-            images[len(kept)] = torch.from_numpy(array)
-            kept.append(position)
+    shelf = Shelf(request, files)
+    store = shelf.found()
+    if store is not None:
+        return store, torch.arange(store.total)
+    try:
+        kept, bad = _decode(files, request, shelf)
+    except BaseException:
+        shelf.drop()
+        raise
     if bad:
         what = f"{len(bad)} of {len(files)} images for {request.spec} cannot be read: {'; '.join(bad[:_NAMED])}"
         what += "; ..." if len(bad) > _NAMED else ""
-        if request.bad_images != "skip" or images is None:
+        if request.bad_images != "skip" or not kept:
+            shelf.drop()
             raise ValueError(f"{what}: repair or delete them, or leave them out with --bad-images skip")
         logger.warning("%s: left out", what)
-    return images[: len(kept)], torch.tensor(kept)
+    return shelf.close(), torch.tensor(kept)
 
 
-def _read_image(file: Path, mode: str, img_size: tuple[int, int] | None) -> np.ndarray | str:
+def _decode(files: list[Path], request: Request, shelf: Shelf) -> tuple[list[int], list[str]]:
+    """Puts every readable file on the shelf -> their positions, and what is wrong with the others."""
+    mode = "L" if request.in_chans == 1 else "RGB"
+    first, kept, bad = None, [], []
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for start in range(0, len(files), _BLOCK):  # a whole map would decode far ahead of a slow disk
+            block = files[start : start + _BLOCK]
+            decoded = pool.map(lambda file: read_image(file, mode, request.img_size), block)
+            for position, (file, array) in enumerate(zip(block, decoded, strict=True), start):
+                if isinstance(array, str):
+                    bad.append(f"{file} ({array})")
+                    continue
+                if first is None:
+                    first = file
+                elif array.shape != shelf.shape:
+                    raise ValueError(
+                        f"{file} is {array.shape[1]}x{array.shape[2]} and {first} {shelf.shape[1]}x{shelf.shape[2]} "
+                        f"(height x width); expected one size: pass img_size, and they are scaled and cropped to it"
+                    )
+                shelf.add(array, len(files))
+                kept.append(position)
+    return kept, bad
+
+
+def read_image(file: Path | BytesIO, mode: str, img_size: tuple[int, int] | None) -> np.ndarray | str:
     """`(C, H, W)` uint8, or what is wrong with the file."""
     try:
         with Image.open(file) as opened:

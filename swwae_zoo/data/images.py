@@ -24,6 +24,14 @@ class ImageSet(NamedTuple):
     labels: Tensor | None
     class_names: tuple[str, ...]
 
+    @property
+    def count(self) -> int:
+        return len(self.images)
+
+    def read(self, index: Tensor) -> Tensor:
+        """The images at `index`, `(B,)` int64: `(B, C, H, W)`."""
+        return self.images.index_select(0, index)
+
     def select(self, index: Tensor) -> ImageSet:
         """The images (and labels) at `index`, `(M,)` int64, in its order; a copy."""
         labels = None if self.labels is None else self.labels[index]
@@ -35,7 +43,10 @@ class ImageSet(NamedTuple):
 
 
 class Request(NamedTuple):
-    """What `load_images` asks of a loader: the option is what stands after the colon of `spec` ("" for none)."""
+    """What `load_images` asks of a loader: the option is what stands after the colon of `spec` ("" for none).
+
+    Unlabelled images of more than `limit` bytes are not held in memory but given as an `ImageStore`.
+    """
 
     spec: str
     option: str
@@ -44,6 +55,7 @@ class Request(NamedTuple):
     img_size: tuple[int, int] | None
     in_chans: int | None
     bad_images: str
+    limit: float = float("inf")
 
 
 class NoSuchSplit(ValueError):
@@ -63,14 +75,14 @@ def with_channels(image_set: ImageSet, in_chans: int | None) -> ImageSet:
     if (have, in_chans) == (1, 3):
         return image_set._replace(images=images.repeat(1, 3, 1, 1))
     if (have, in_chans) == (3, 1):
-        return image_set._replace(images=_grey(images))
+        return image_set._replace(images=grey(images))
     raise ValueError(
         f"{image_set.name} has {have} channels and the model takes {in_chans}: "
         f"expected 1 (grey) or 3 (RGB) on both sides, or the same number; pass in_chans={have}"
     )
 
 
-def _grey(images: Tensor) -> Tensor:
+def grey(images: Tensor) -> Tensor:
     """`(N, 3, H, W)` -> `(N, 1, H, W)`, uint8."""
     grey = images.new_empty(len(images), 1, *images.shape[2:])
     for start in range(0, len(images), _CHUNK):

@@ -9,12 +9,19 @@ from pathlib import Path
 from swwae_zoo.data.folders import folder
 from swwae_zoo.data.images import ImageSet, Request, with_channels
 from swwae_zoo.data.npz import npz
+from swwae_zoo.data.parquet import parquet
 from swwae_zoo.data.sources import SOURCES
+from swwae_zoo.data.store import ImageStore
+from swwae_zoo.data.tinyimages import tinyimages
 
 SPLITS = ("train", "test", "unlabeled")
 BAD_IMAGES = ("refuse", "skip")
-LOADERS = {**SOURCES, "folder": folder, "npz": npz}  # a new data set is one more entry
-FORMS = {"svhn": "svhn[:extra]", "stl10": "stl10[:fold=K]", "folder": "folder:PATH", "npz": "npz:PATH"}
+# A new data set is one more entry.
+LOADERS = {**SOURCES, "folder": folder, "npz": npz, "parquet": parquet, "tinyimages": tinyimages}
+FORMS = {
+    "svhn": "svhn[:extra]", "stl10": "stl10[:fold=K]", "folder": "folder:PATH", "npz": "npz:PATH",
+    "parquet": "parquet:PATH", "tinyimages": "tinyimages[:PATH]",
+}  # fmt: skip
 
 
 def load_images(
@@ -25,11 +32,13 @@ def load_images(
     img_size: int | tuple[int, int] | None = None,
     in_chans: int | None = None,
     bad_images: str = "refuse",
-) -> ImageSet:
-    """One part of a data set, whole, in memory.
+    limit: float = float("inf"),
+) -> ImageSet | ImageStore:
+    """One part of a data set: whole, in memory, but for Tiny Images and for what is larger than `limit`.
 
     Args:
-        spec: digits, mnist, fashion_mnist, svhn[:extra], stl10[:fold=K], cifar10, cifar100, folder:PATH or npz:PATH.
+        spec: digits, mnist, fashion_mnist, svhn[:extra], stl10[:fold=K], cifar10, cifar100, folder:PATH, npz:PATH,
+            parquet:PATH or tinyimages[:PATH].
         split: "train", "test" or "unlabeled" (stl10's own unlabelled part, any image of a folder, else the training
             images; labels are None).
         data_dir: where the published files are, or are downloaded to; else the environment's SWWAE_DATA, else
@@ -37,6 +46,8 @@ def load_images(
         img_size: pixels, or (height, width), for the images of a folder; others keep their size.
         in_chans: 1 for grey, 3 for RGB, None for what the set has (RGB for a folder).
         bad_images: "refuse" or "skip" the unreadable images of a folder.
+        limit: bytes of unlabelled images that may lie in memory; a folder, archive or Parquet set with more is unpacked
+            once to `data_dir/stores` and given as an `ImageStore`, and Tiny Images always are one.
 
     Raises:
         ValueError: unknown set or split, files missing and not to be had, unreadable or unsuitable files.
@@ -50,7 +61,10 @@ def load_images(
     if name not in LOADERS:
         raise ValueError(_unknown(spec, name))
     size = (img_size, img_size) if isinstance(img_size, int) else img_size
-    image_set = LOADERS[name](Request(spec, option, split, data_folder(data_dir), size, in_chans, bad_images))
+    limit = limit if split == "unlabeled" else float("inf")
+    image_set = LOADERS[name](Request(spec, option, split, data_folder(data_dir), size, in_chans, bad_images, limit))
+    if isinstance(image_set, ImageStore):
+        return image_set if image_set.in_chans == (in_chans or image_set.in_chans) else image_set.with_channels(in_chans)
     if split == "unlabeled":
         image_set = image_set.unlabelled()
     return with_channels(image_set, in_chans)

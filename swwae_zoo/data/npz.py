@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from swwae_zoo.data.images import ImageSet, NoSuchSplit, Request
+from swwae_zoo.data.shelf import Shelf
+from swwae_zoo.data.store import ImageStore
 
 # The arrays of each split: images and labels, by the names looked for first.
 ARRAYS = {
@@ -23,7 +25,7 @@ _LABELS = ("y_train", "labels", "y_test")  # all of them are read: together they
 _READ_ERRORS = (OSError, ValueError, EOFError, LookupError, RuntimeError, zipfile.BadZipFile, zlib.error, struct.error)
 
 
-def npz(request: Request) -> ImageSet:
+def npz(request: Request) -> ImageSet | ImageStore:
     """Arrays x_train, y_train, x_test, y_test, or images and labels; training labels may be left out.
 
     Images are uint8, `(N, H, W)`, `(N, H, W, C)` or `(N, C, H, W)` with C 1 or 3, looked for last, then second.
@@ -37,6 +39,10 @@ def npz(request: Request) -> ImageSet:
     if not request.option or not path.is_file():
         raise ValueError(f"got {request.spec!r}, but {request.option!r} is not a file; expected npz:PATH")
     pairs = ARRAYS[request.split]
+    if request.limit < float("inf"):
+        store = _on_disk(path, request, [pair[0] for pair in pairs])
+        if store is not None:
+            return store
     arrays = _read(path, {pair[0] for pair in pairs} | set(_LABELS))
     images_key, labels_key = next((pair for pair in pairs if pair[0] in arrays), ("", ""))
     if not images_key:
@@ -53,6 +59,32 @@ def npz(request: Request) -> ImageSet:
         raise ValueError(f"{path}: {images_key} has {len(images)} images, {labels_key} {len(labels)} labels")
     num_classes = 1 + max(int(each.max()) for each in every.values())
     return ImageSet(request.spec, images, labels, tuple(str(label) for label in range(num_classes)))
+
+
+def _on_disk(path: Path, request: Request, keys: list[str]) -> ImageStore | None:
+    """The images as a store, where they are larger than the limit: unpacked to its file, never whole in memory."""
+    shelf = Shelf(request, [path])
+    store = shelf.found()
+    if store is not None:
+        return store
+    try:
+        with zipfile.ZipFile(path) as archive:
+            key = next((key for key in keys if f"{key}.npy" in archive.namelist()), None)
+            if key is None:
+                return None
+            with archive.open(f"{key}.npy") as file:
+                version = np.lib.format.read_magic(file)
+                read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+                shape, fortran, dtype = read_header(file)
+                if dtype != np.uint8 or fortran or np.prod(shape, dtype=float) <= request.limit:
+                    return None  # read whole, or refused, as any other
+                for _ in range(shape[0]):
+                    image = np.frombuffer(file.read(int(np.prod(shape[1:]))), np.uint8).reshape(1, *shape[1:])
+                    shelf.add(_images(f"{path}: {key}", image)[0].numpy(), shape[0])
+        return shelf.close()
+    except _READ_ERRORS as error:
+        shelf.drop()
+        raise ValueError(f"{path} cannot be read as a NumPy archive ({' '.join(str(error).split())}); copy it again") from error
 
 
 def _read(path: Path, keys: set[str]) -> dict[str, np.ndarray]:

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from swwae_zoo.data.copies import Progress
+from swwae_zoo.data.copies import copies as find_copies
+from swwae_zoo.data.exclude import read_exclusions
 from swwae_zoo.data.images import ImageSet, NoSuchSplit
-from swwae_zoo.data.load import load_images
+from swwae_zoo.data.load import data_folder, load_images
 from swwae_zoo.data.seeds import seeded
+from swwae_zoo.data.store import ImageStore
 
 
 class Splits(NamedTuple):
     """What one round trains on, chooses by and is judged by."""
 
     labeled: ImageSet
-    unlabeled: ImageSet | None
+    unlabeled: ImageSet | ImageStore | None
     val: ImageSet | None
     test: ImageSet | None
     num_classes: int
+    notes: tuple[str, ...] = ()  # what a user should know was done to the data
 
 
 def make_splits(
@@ -34,6 +40,10 @@ def make_splits(
     img_size: int | tuple[int, int] | None = None,
     in_chans: int | None = None,
     bad_images: str = "refuse",
+    exclude: str = "",
+    copies: str = "auto",
+    limit: float = float("inf"),
+    tell: Progress | None = None,
 ) -> Splits:
     """The splits of one round; a function of its arguments alone, and another `seed` is a fresh round.
 
@@ -41,7 +51,8 @@ def make_splits(
     Where the classes do not divide the number, some classes, chosen by the seed, give one more than the others.
     With the same seed and `num_val`, more labels contain the fewer. Validation images are in no other split: they
     are taken out of the unlabelled images too, by position when those are the training images, and image by image
-    (equal in every pixel) when they are another set.
+    (equal in every pixel, at least) when they are another set. Copies of test images are taken out of another set
+    likewise.
 
     Args:
         data: spec of the labelled set (see `load_images`).
@@ -49,7 +60,12 @@ def make_splits(
         num_labels: labelled images; 0 keeps every label that is not validation's.
         num_val: validation images, 0 for none.
         seed: of the round.
-        data_dir, img_size, in_chans, bad_images: as for `load_images`; unlabelled images get the channels of `data`.
+        data_dir, img_size, in_chans, bad_images, limit: as for `load_images`; unlabelled images get the channels of `data`.
+        exclude: unlabelled images to leave out, "1-based:FILE" or "0-based:FILE" (see `read_exclusions`).
+        copies: which copies of test and validation images to take out of another unlabelled set: "exact", "near" (see
+            `copies.py`), "off" (exact ones of validation images alone), or "auto": near for Tiny Images, of which CIFAR
+            is a part, else exact.
+        tell: told how far the search for copies has come.
 
     Raises:
         ValueError: no labels, fewer labels than classes, a class with fewer images than asked, and what
@@ -70,16 +86,21 @@ def make_splits(
 
     val_index, labeled_index = draw(train, num_labels=num_labels, num_val=num_val, seed=seed)
     val = train.select(val_index) if num_val else None
+    notes: tuple[str, ...] = ()
+    if exclude and unlabeled in ("none", "same"):
+        raise ValueError(f"exclude: got {exclude!r} with --unlabeled {unlabeled}; expected another unlabelled set")
     if unlabeled == "none":
         others = None
     elif unlabeled == "same":
         others = (train if val is None else train.select(_complement(val_index, len(train.images)))).unlabelled()
     else:
-        others = load_images(unlabeled, "unlabeled", **options)
-        if val is not None:
-            others = others._replace(images=_without(others.images, val.images))
+        others = load_images(unlabeled, "unlabeled", limit=limit, **options)
+        if copies == "auto":
+            copies = "near" if unlabeled.partition(":")[0] == "tinyimages" else "exact"
+        held_out = [part.images for part in (val, test if copies != "off" else None) if part is not None]
+        others, notes = _cleaned(others, exclude, held_out, copies, data_folder(data_dir), tell)
     labeled = train if len(labeled_index) == len(train.images) else train.select(labeled_index)
-    return Splits(labeled, others, val, test, num_classes)
+    return Splits(labeled, others, val, test, num_classes, notes)
 
 
 def draw(train: ImageSet, *, num_labels: int, num_val: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -132,19 +153,25 @@ def _complement(index: Tensor, n: int) -> Tensor:
     return kept.nonzero()[:, 0]
 
 
-def _without(images: Tensor, held_out: Tensor) -> Tensor:
-    """`images` less those equal in every pixel to one of `held_out`."""
-    if images.shape[1:] != held_out.shape[1:]:
-        return images
-    repeated = torch.isin(_fingerprints(images), _fingerprints(held_out))
-    return images[~repeated] if repeated.any() else images
-
-
-def _fingerprints(images: Tensor) -> Tensor:
-    """A 64-bit hash of each image, `(N,)` int64: a sum of its 8-byte words with fixed random weights, modulo 2^64."""
-    rows = images.flatten(1)
-    if rows.shape[1] % 8:
-        rows = F.pad(rows, (0, 8 - rows.shape[1] % 8))
-    words = rows.contiguous().view(torch.int64)
-    weights = torch.randint(-(2**63), 2**63 - 1, (words.shape[1],), generator=seeded(0, "fingerprint"))
-    return torch.cat([(part * (weights | 1)).sum(1) for part in words.split(4096)])
+def _cleaned(
+    others: ImageSet | ImageStore, exclude: str, held_out: list[Tensor], copies: str, folder: Path, tell: Progress | None
+) -> tuple[ImageSet | ImageStore, tuple[str, ...]]:
+    """Unlabelled images less those excluded and copies of those held out, and what was done."""
+    total = others.total if isinstance(others, ImageStore) else others.count
+    dropped, notes = [], []
+    if exclude:
+        dropped.append(read_exclusions(exclude, total))
+        notes.append(f"{len(dropped[-1]):,} of {total:,} unlabelled images left out as {exclude} says")
+    if held_out:
+        dropped.append(find_copies(others, torch.cat(held_out), copies == "near", folder, tell))
+        if len(dropped[-1]):
+            kind = "near or exact" if copies == "near" else "exact"
+            notes.append(f"{len(dropped[-1]):,} of {total:,} unlabelled images left out: {kind} copies of test or validation images")
+    positions = np.unique(np.concatenate(dropped)) if dropped else np.empty(0, np.int64)
+    if len(positions) == total:
+        raise ValueError(f"{others.name}: every image is left out; expected some to remain: look at --exclude and --copies")
+    if not len(positions):
+        return others, tuple(notes)
+    if isinstance(others, ImageStore):
+        return others.without(positions), tuple(notes)
+    return others.select(_complement(torch.from_numpy(positions), total)), tuple(notes)

@@ -51,7 +51,18 @@ class RunConfig:
         "Data", 0, "Labelled images, class-balanced, drawn by the seed; 0 = all.",
         minimum=0, flags=("--labels", "--num-labels"),
     )  # fmt: skip
-    unlabeled: str = option("Data", "same", "Unlabelled images: same (as data), none, or other data.", required=True)
+    unlabeled: str = option("Data", "same", "Unlabelled images: same (as data), none, tinyimages[:PATH], or other data.", required=True)
+    exclude: str = option(
+        "Data", "", "Unlabelled images to leave out: 1-based:FILE or 0-based:FILE, one number a line."
+    )
+    copies: str = option(
+        "Data", "auto", "Copies of test images to leave out of another unlabelled set; auto = near for tinyimages, else exact.",
+        choices=("auto", "off", "exact", "near"),
+    )  # fmt: skip
+    unlabeled_store: str = option(
+        "Data", "auto", "Where unlabelled images lie; auto = on disk when over half of memory.",
+        choices=("auto", "memory", "disk"),
+    )  # fmt: skip
     num_val: int = option("Data", 0, "Validation images held out of the training set.", minimum=0)
     contrast: str = option("Data", "none", "Contrast normalisation of each image.", choices=("none", "image"))
     translate: int = option("Data", 0, "Random shift of a training image, in pixels each way.", minimum=0)

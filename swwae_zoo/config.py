@@ -51,16 +51,16 @@ class RunConfig:
         "Data", 0, "Labelled images, class-balanced, drawn by the seed; 0 = all.",
         minimum=0, flags=("--labels", "--num-labels"),
     )  # fmt: skip
-    unlabeled: str = option("Data", "same", "Unlabelled images: same (as data), none, tinyimages[:PATH], or other data.", required=True)
+    unlabeled: str = option("Data", "same", "Unlabelled images: same, none, tinyimages[:PATH], or other data.", required=True)
     exclude: str = option(
-        "Data", "", "Unlabelled images to leave out: 1-based:FILE or 0-based:FILE, one number a line."
+        "Data", "", "Unlabelled images to leave out: 1-based:FILE or 0-based:FILE."
     )
     copies: str = option(
-        "Data", "auto", "Copies of test images to leave out of another unlabelled set; auto = near for tinyimages, else exact.",
+        "Data", "auto", "Copies of test images to leave out of another unlabelled set.",
         choices=("auto", "off", "exact", "near"),
     )  # fmt: skip
     unlabeled_store: str = option(
-        "Data", "auto", "Where unlabelled images lie; auto = on disk when over half of memory.",
+        "Data", "auto", "Where unlabelled images lie; auto = on disk when too many.",
         choices=("auto", "memory", "disk"),
     )  # fmt: skip
     num_val: int = option("Data", 0, "Validation images held out of the training set.", minimum=0)

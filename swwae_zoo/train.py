@@ -2,6 +2,7 @@
 with ``twin`` also the plain convnet: the same recipe and seeds, every lambda but lambda_nll 0."""
 from __future__ import annotations
 
+import os
 import shlex
 import statistics
 from dataclasses import fields, replace
@@ -13,7 +14,7 @@ import torch
 
 from . import swwae as _registers_the_models  # noqa: F401
 from .config import RunConfig, read_recipe
-from .data import ImageSet, Splits, make_splits
+from .data import ImageSet, Splits, fits_on, make_splits
 from .describe import build_meta
 from .finetune import freeze
 from .interrupt import Interrupt
@@ -63,6 +64,8 @@ def train_rounds(config: RunConfig, *, resume: bool = False, force: bool = False
             if run.seed != seed:
                 splits = None  # this round's images first make room for the next's
                 splits, seed = resident(splits_of(run, shape), device, lambdas_of(run)), run.seed
+                for note in splits.notes:
+                    progress.say(note)
             directory = root if len(runs) == 1 else RunDirectory(run.out, resume, force)
             trainer = Trainer(run, build_model(run, splits.num_classes), splits, directory, device, progress)
             if not results:  # all that can be wrong with the input is known by now
@@ -120,15 +123,22 @@ def splits_of(config: RunConfig, shape: tuple[int, int, int]) -> Splits:
     return make_splits(
         data=config.data, unlabeled=config.unlabeled, num_labels=config.num_labels, num_val=config.num_val,
         seed=config.seed, data_dir=config.data_dir or None, img_size=shape[1:], in_chans=shape[0],
-        bad_images=config.bad_images,
+        bad_images=config.bad_images, exclude=config.exclude, copies=config.copies, limit=memory_limit(config.unlabeled_store),
     )
+
+
+def memory_limit(store: str) -> float:
+    """Bytes of unlabelled images that may lie in memory: half of the machine's when `store` is "auto"."""
+    if store == "auto" and "SC_PHYS_PAGES" in getattr(os, "sysconf_names", {}):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2
+    return 0 if store == "disk" else float("inf")
 
 
 def resident(splits: Splits, device: torch.device, lambdas: Lambdas) -> Splits:
     """The splits' tensors on ``device``, each of them once, so that a round and its twin share them; unlabelled images
     that no loss looks at stay where they are."""
     moved: dict[int, torch.Tensor] = {}
-    idle = set() if lambdas.uses_unlabeled else {"unlabeled"}
+    idle = set() if lambdas.uses_unlabeled and splits.unlabeled is not None and fits_on(splits.unlabeled, device) else {"unlabeled"}
 
     def move(tensor: torch.Tensor | None) -> torch.Tensor | None:
         return None if tensor is None else moved.setdefault(id(tensor), tensor.to(device))

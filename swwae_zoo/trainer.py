@@ -11,7 +11,7 @@ from torch import Tensor
 from . import pictures
 from .checkpoint import capture, restore
 from .config import RunConfig
-from .data import IndexStream, Preprocess, ResidentImages, Splits, seeded
+from .data import IndexStream, Preprocess, ResidentImages, Splits, images_on, seeded
 from .evaluate import Autocast, classification_error, mean_reconstruction_loss
 from .interrupt import Interrupt
 from .losses import Lambdas
@@ -89,16 +89,18 @@ class Trainer:
         self.labeled = ResidentImages(splits.labeled, self.device)
         self.val, self.test = (s and ResidentImages(s, self.device) for s in (splits.val, splits.test))
         uses_unlabeled = self.task.uses_unlabeled and splits.unlabeled is not None
-        self.unlabeled = ResidentImages(splits.unlabeled, self.device) if uses_unlabeled else None
+        self.unlabeled = images_on(splits.unlabeled, self.device) if uses_unlabeled else None
         # an epoch is a pass over the unlabelled images, for the twin too, which does not look at them
         stream_length, batch = len(self.labeled), config.labeled_batch
         if splits.unlabeled is not None:
-            stream_length, batch = splits.unlabeled.images.shape[0], config.batch_size
+            stream_length, batch = splits.unlabeled.count, config.batch_size
         self.steps_per_epoch = math.ceil(stream_length / batch)
         self.labeled_stream = IndexStream(len(self.labeled), min(config.labeled_batch, len(self.labeled)), config.seed)
         self.labeled_random = seeded(config.seed, "augment labelled")
         self.unlabeled_stream = IndexStream(stream_length, batch, config.seed + 1)
         self.unlabeled_random = seeded(config.seed, "augment unlabelled")
+        if self.unlabeled is not None:
+            self.unlabeled.follow(self.unlabeled_stream)
 
     # --- one step -----------------------------------------------------------------------------------
 

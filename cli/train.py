@@ -38,7 +38,7 @@ def train(
 
     check_model_name(run.model)
     rounds = train_rounds(run, resume=resume, force=force)
-    if as_json:
+    if as_json and rounds:  # of many processes one has results
         typer.echo(json.dumps(rounds))
 
 

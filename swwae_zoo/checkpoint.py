@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from .data import seeded
+
 if TYPE_CHECKING:
     from .trainer import Trainer
 
@@ -14,9 +16,9 @@ __all__ = ["capture", "restore"]
 def capture(trainer: Trainer) -> dict[str, Any]:
     """Everything that decides what comes next: weights, average, optimiser, scaler, both streams, every random state.
 
-    The scheduler is a function of the step and needs no state.
+    The scheduler is a function of the step and needs no state.  Every process calls this: dropout is drawn in each.
     """
-    task, device = trainer.task, trainer.device
+    task = trainer.task
     return {
         "step": trainer.step, "seconds": trainer.seconds, "val_error": trainer.val_error,
         "best_error": trainer.best_error, "best_step": trainer.best_step,
@@ -25,8 +27,7 @@ def capture(trainer: Trainer) -> dict[str, Any]:
         "optimizer": trainer.optimizer.state_dict(), "scaler": trainer.scaler.state_dict(),
         "labeled_stream": trainer.labeled_stream.state_dict(), "unlabeled_stream": trainer.unlabeled_stream.state_dict(),
         "labeled_random": trainer.labeled_random.get_state(), "unlabeled_random": trainer.unlabeled_random.get_state(),
-        "torch_random": torch.get_rng_state(),
-        "cuda_random": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+        "random": trainer.world.gather(_random_state(trainer.device)),
     }
 
 
@@ -56,13 +57,27 @@ def restore(trainer: Trainer, state: dict[str, Any], name: str) -> None:
     trainer.unlabeled_stream.load_state_dict(state["unlabeled_stream"])
     trainer.labeled_random.set_state(state["labeled_random"])
     trainer.unlabeled_random.set_state(state["unlabeled_random"])
-    torch.set_rng_state(state["torch_random"])
-    if trainer.device.type == "cuda" and state["cuda_random"] is not None:
-        torch.cuda.set_rng_state(state["cuda_random"], trainer.device)
+    if len(state["random"]) == trainer.world.size:
+        _set_random_state(state["random"][trainer.world.rank], trainer.device)
+    else:  # the batches are the same, but what each process drew for dropout cannot be continued
+        trainer.progress.say(f"{name} is of {len(state['random'])} processes and goes on with {trainer.world.size}: the same "
+                             "batches, dropout drawn anew")
+        torch.manual_seed(seeded(trainer.config.seed, "dropout", state["step"], trainer.world.rank).initial_seed())
     trainer.step, trainer.seconds, trainer.val_error = state["step"], state["seconds"], state["val_error"]
     trainer.best_error, trainer.best_step = state["best_error"], state["best_step"]
     trainer.meter.load_state_dict(state["meter"], trainer.device)
     trainer.scheduler.step_update(trainer.step)
+
+
+def _random_state(device: torch.device) -> dict[str, torch.Tensor]:
+    state = {"cpu": torch.get_rng_state()}
+    return {**state, "cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else state
+
+
+def _set_random_state(state: dict[str, torch.Tensor], device: torch.device) -> None:
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)
 
 
 def _image_counts(trainer: Trainer) -> list[int]:

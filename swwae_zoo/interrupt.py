@@ -21,15 +21,17 @@ class Stopped(KeyboardInterrupt):
 class Interrupt:
     """Context in which SIGINT and SIGTERM raise `Stopped`: at once, or, within `deferred`, when `check` is called.
 
-    True once a signal has come.  A second signal has its usual effect.  Off the main thread, where signals
+    True once a signal has come.  A second signal has its usual effect, unless ``patient``.  Off the main thread, where signals
     can't be handled, it stays False.
 
     Args:
         advice: what the user can do then, appended to every message.
+        patient: leave further signals without effect: launchers send their processes several for one Ctrl-C, and
+            end those that don't stop in time themselves.
     """
 
-    def __init__(self, advice: str = "") -> None:
-        self.advice = advice
+    def __init__(self, advice: str = "", patient: bool = False) -> None:
+        self.advice, self.patient = advice, patient
         self.signal_number = 0
         self._deferred = False
         self._previous: dict[int, object] = {}
@@ -55,15 +57,21 @@ class Interrupt:
         finally:
             self._deferred = False
 
-    def check(self, message: str) -> None:
-        """Raises `Stopped` with the message if a signal has come."""
-        if self:
-            raise Stopped(message + (f"; {self.advice}" if self.advice else ""), self.signal_number)
+    def check(self, message: str, number: int | None = None) -> None:
+        """Raises `Stopped` with the message if a signal has come.
+
+        Args:
+            number: the signal, 0 for none, where processes have agreed on it; else the one that came here.
+        """
+        number = self.signal_number if number is None else number
+        if number:
+            raise Stopped(message + (f"; {self.advice}" if self.advice else ""), number)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.signal_number = number
-        self._restore()
-        if not self._deferred:
+        first, self.signal_number = not self, number
+        if not self.patient:
+            self._restore()
+        if not self._deferred and first:
             self.check("stopped")
 
     def _restore(self) -> None:

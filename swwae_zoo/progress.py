@@ -17,10 +17,11 @@ class Progress:
 
     Args:
         console: where to; standard error by default.
+        quiet: say nothing.
     """
 
-    def __init__(self, console: Console | None = None):
-        self.console = console or Console(file=sys.stderr, highlight=False)
+    def __init__(self, console: Console | None = None, quiet: bool = False):
+        self.console = console or Console(file=sys.stderr, highlight=False, quiet=quiet)
         self._bar: Bar | None = None
         self._steps = self._first = 0
         self._start = 0.0

@@ -37,7 +37,7 @@ from torch import nn
 from . import __version__
 from .config import RunConfig, to_toml
 
-__all__ = ["RunDirectory", "atomic_write"]
+__all__ = ["Elsewhere", "RunDirectory", "atomic_write"]
 
 FILES = ("metrics.jsonl", "checkpoint.pt", "result.json", "results.json", "curves.png", "reconstructions.png", "run.json",
          *(f"{folder}/{name}" for folder in ("last", "best") for name in ("model.safetensors", "config.json")),
@@ -96,8 +96,12 @@ class RunDirectory:
             raise ValueError(f"{self.path} already holds a run: --resume goes on with it, --force starts over, "
                              "or give another --out")
 
-    def begin(self, config: RunConfig) -> None:
-        """Make the folder, drop what an earlier run or a killed one left, and write config.toml and run.json."""
+    def begin(self, config: RunConfig, job: str = "") -> None:
+        """Make the folder, drop what an earlier run or a killed one left, and write config.toml and run.json.
+
+        Args:
+            job: the launch it belongs to, by which `begun_by` knows it again.
+        """
         if not self.resume:
             self._clear()
         self.path.mkdir(parents=True, exist_ok=True)
@@ -105,8 +109,17 @@ class RunDirectory:
             partial.unlink(missing_ok=True)
         with atomic_write(self.path / "config.toml") as part:
             part.write_text(to_toml(config), encoding="utf-8")
-        begun, now = self.read_json("run.json"), provenance()
+        begun, now = self.read_json("run.json"), provenance() | ({"job": job} if job else {})
         self.write_json("run.json", {**begun, "resumed": [*begun.get("resumed", []), now]} if begun else now)
+
+    @staticmethod
+    def begun_by(path: str | Path, job: str) -> bool:
+        """Whether the run in ``path`` was begun, or last taken up again, by this launch."""
+        try:
+            run = json.loads((Path(path) / "run.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return False
+        return [run, *run.get("resumed", [])][-1].get("job") == job
 
     def _rounds(self) -> Iterator[Path]:
         """The folders of the rounds below: seed0, seed0-twin, ..."""
@@ -196,6 +209,34 @@ class RunDirectory:
         """Write a picture: ``draw`` saves a PNG to the path it is given."""
         with atomic_write(self.path / name) as part:
             draw(part)
+
+
+class Elsewhere(RunDirectory):
+    """The run directory as a process sees it that does not write it: rank 0 does, maybe on another machine."""
+
+    def __init__(self, path: str | Path):
+        self.path, self.resume = Path(path), False
+
+    def begin(self, config: RunConfig, job: str = "") -> None:
+        pass
+
+    def write_json(self, name: str, content: Any) -> None:
+        pass
+
+    def log(self, **record: float | int | str) -> None:
+        pass
+
+    def cut_metrics(self, step: int) -> None:
+        pass
+
+    def save_model(self, name: str, model: nn.Module) -> None:
+        pass
+
+    def save_checkpoint(self, state: dict[str, Any]) -> None:
+        pass
+
+    def draw(self, name: str, draw: Callable[[Path], None]) -> None:
+        pass
 
 
 def provenance() -> dict[str, Any]:

@@ -14,13 +14,14 @@ import torch
 
 from . import swwae as _registers_the_models  # noqa: F401
 from .config import RunConfig, read_recipe
-from .data import ImageSet, Splits, fits_on, make_splits
+from .data import ImageSet, Splits, fits_on, make_splits, seeded
 from .describe import build_meta
+from .distributed import World, connected
 from .finetune import freeze
 from .interrupt import Interrupt
 from .losses import Lambdas
 from .progress import Progress
-from .run_directory import RunDirectory
+from .run_directory import Elsewhere, RunDirectory
 from .swwae import SWWAE
 from .trainer import Trainer, lambdas_of
 
@@ -41,44 +42,60 @@ def train_rounds(config: RunConfig, *, resume: bool = False, force: bool = False
         force: start over in a folder that already holds a run.
 
     Returns:
-        One dict a run: "seed", "twin", "val_error", "test_error" (%, None without such a set or without lambda_nll),
-        "test_rec" (L2rec; None without a decoder), "steps", "seconds", ...
+        In rank 0 one dict a run, in other processes none: "seed", "twin", "val_error", "test_error" (%, None without
+        such a set or without lambda_nll), "test_rec" (L2rec; None without a decoder), "steps", "seconds", ...
 
     Raises:
         ValueError: anything a user can set right, in one line; what can be known beforehand, before a file is written.
         Stopped: SIGINT or SIGTERM came; `resume` goes on.
     """
-    device = resolve_device(config.device)
+    world = World.from_environment()
+    device = resolve_device(config.device, world)
+    with Interrupt(patient=world.launched) as interrupt, connected(world, device):
+        results = _train_rounds(config, resume, force, world, device, interrupt)
+    return results if world.first else []
+
+
+def _train_rounds(
+    config: RunConfig, resume: bool, force: bool, world: World, device: torch.device, interrupt: Interrupt
+) -> list[dict[str, Any]]:
     shape = input_shape(config)
     name = f"{config.model}-{config.data}-{config.num_labels or 'all'}"
     out = Path(config.out or f"runs/{name.translate(_NO_PATH)}")
     config = replace(config, out=str(out))
-    if resume:
+    if world.restarts and RunDirectory.begun_by(out, world.job):  # the launcher's command line is that of the start
+        resume, force = True, False
+    if resume and world.first:
         check_same_run(config, out)
-    root = RunDirectory(out, resume, force)
+
+    def directory_of(path: str | Path) -> RunDirectory:
+        return RunDirectory(path, resume, force) if world.first else Elsewhere(path)
+
+    root = directory_of(out)
     runs = runs_of(config)
     results: list[dict[str, Any]] = []
-    progress, splits, seed = Progress(), None, None
-    with Interrupt() as interrupt:
-        for run, twin in runs:
-            if run.seed != seed:
-                splits = None  # this round's images first make room for the next's
-                splits, seed = resident(splits_of(run, shape), device, lambdas_of(run)), run.seed
-                for note in splits.notes:
-                    progress.say(note)
-            directory = root if len(runs) == 1 else RunDirectory(run.out, resume, force)
-            trainer = Trainer(run, build_model(run, splits.num_classes), splits, directory, device, progress)
-            if not results:  # all that can be wrong with the input is known by now
-                root.begin(config)
-                interrupt.advice = f"go on with: swwae train --resume --out {shlex.quote(str(out))}"
-            if directory is not root:
-                directory.begin(run)
-            results.append({**trainer.run(interrupt), "seed": seed, "twin": twin})
-            del trainer  # its model and optimiser make room for the next
-            if directory is not root:
-                root.write_json("results.json", results)
-            if len(results) < len(runs):
-                interrupt.check(f"stopped when {directory.path} was finished")
+    progress, splits, seed = Progress(quiet=not world.first), None, None
+    for run, twin in runs:
+        if run.seed != seed:
+            splits = None  # this round's images first make room for the next's
+            with world.one_per_machine_first():
+                splits = splits_of(run, shape)
+            splits, seed = resident(splits, device, lambdas_of(run)), run.seed
+            for note in splits.notes:
+                progress.say(note)
+        directory = root if len(runs) == 1 else directory_of(run.out)
+        trainer = Trainer(run, build_model(run, splits.num_classes, world), splits, directory, device, progress, world)
+        if not results:  # all that can be wrong with the input is known by now
+            root.begin(config, world.job)
+            interrupt.advice = f"go on with: swwae train --resume --out {shlex.quote(str(out))}"
+        if directory is not root:
+            directory.begin(run)
+        results.append({**trainer.run(interrupt), "seed": seed, "twin": twin})
+        del trainer  # its model and optimiser make room for the next
+        if directory is not root:
+            root.write_json("results.json", results)
+        if len(results) < len(runs):
+            interrupt.check(f"stopped when {directory.path} was finished", world.maximum(interrupt.signal_number))
     for line in summary(results):
         progress.say(line)
     return results
@@ -159,8 +176,8 @@ def input_shape(config: RunConfig) -> tuple[int, int, int]:
     return model.in_chans, *model.img_size
 
 
-def build_model(config: RunConfig, num_classes: int) -> SWWAE:
-    """The model of ``config``, initialised from its seed.
+def build_model(config: RunConfig, num_classes: int, world: World = World()) -> SWWAE:
+    """The model of ``config``, initialised from its seed; what is drawn later (dropout) differs between processes.
 
     Raises:
         ValueError: an argument the model does not take, or a model that is not a SWWAE.
@@ -174,17 +191,23 @@ def build_model(config: RunConfig, num_classes: int) -> SWWAE:
     if not isinstance(model, SWWAE):
         raise ValueError(f"{config.model} has no decoder, so it can't learn from unlabelled images; `swwae list` shows models that can")
     freeze(model, config.freeze_stages, config.norm_eval)
+    if not world.first:
+        torch.manual_seed(seeded(config.seed, "dropout", world.rank).initial_seed())
     return model
 
 
-def resolve_device(name: str) -> torch.device:
-    """"auto" takes CUDA, then Apple's GPU, then the CPU.
+def resolve_device(name: str, world: World = World()) -> torch.device:
+    """"auto" takes CUDA, then Apple's GPU, then the CPU; of many processes each takes a CUDA device of its own.
 
     Raises:
-        ValueError: the device asked for is absent.
+        ValueError: the device asked for is absent, or one device for many processes.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if world.size > 1:
+        if ":" in name or name == "mps":
+            raise ValueError(f"device {name}: got one device for {world.size} processes, expected cuda (one for each) or cpu")
+        name = f"cuda:{world.local_rank}" if name == "cuda" else name
     device = torch.device(name)
     if device.type == "cuda":
         count = torch.cuda.device_count()

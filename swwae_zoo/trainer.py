@@ -12,6 +12,7 @@ from . import pictures
 from .checkpoint import capture, restore
 from .config import RunConfig
 from .data import IndexStream, Preprocess, ResidentImages, Splits, images_on, seeded
+from .distributed import Share, World
 from .evaluate import Autocast, classification_error, mean_reconstruction_loss
 from .interrupt import Interrupt
 from .losses import Lambdas
@@ -20,6 +21,7 @@ from .optimizer import create_optimizer, create_scheduler
 from .progress import Progress
 from .run_directory import RunDirectory
 from .swwae import SWWAE
+from .sync_batch_norm import with_sync_batch_norm
 from .task import SWWAETask
 
 __all__ = ["Trainer", "lambdas_of"]
@@ -38,7 +40,10 @@ class Trainer:
 
     The checkpoint holds everything that decides what comes next (model, average, optimiser, scaler, both
     streams, every random state), so a resumed run ends in the weights an unbroken one has, bit for bit on
-    the same CPU with as many threads (run.json tells how many).
+    the same CPU with as many threads and processes (run.json tells how many).
+
+    With many processes each takes its part of every batch of both streams, weighted so that the average over
+    processes is the mean over the batch; the run is the same, within rounding, however many there are.
 
     Args:
         config: the recipe of this one run.
@@ -47,25 +52,26 @@ class Trainer:
         directory: where everything is written.
         device: where it runs.
         progress: told what happens.
+        world: the processes that share the run; one alone by default.
 
     Raises:
-        ValueError: an optimiser timm does not know, lambdas that don't fit the model, too few classes, more warm-up
+        ValueError: batches with fewer images than processes, an optimiser timm does not know, lambdas that don't fit the model, too few classes, more warm-up
             than steps, a shift wider than the image, a precision the device does not have.
     """
 
     def __init__(
         self, config: RunConfig, model: SWWAE, splits: Splits, directory: RunDirectory, device: torch.device,
-        progress: Progress,
+        progress: Progress, world: World = World(),
     ):
         self.config, self.directory, self.device, self.progress = config, directory, device, progress
+        self.world = world
         self.autocast = Autocast(config.amp, device)
+        if config.sync_bn and world.size > 1:
+            model = with_sync_batch_norm(model, device, config.compile)
         self.model = model.to(device, memory_format=torch.channels_last if config.channels_last else torch.contiguous_format)
-        self.task = SWWAETask(self.model, lambdas_of(config), config.detach_targets, device=device)
-        if config.ema:
-            self.task.setup_ema(config.ema, use_warmup=True)
-        if config.compile:
-            self.task.compile(mode=config.compile_mode)
+        self.lambdas = lambdas_of(config)
         self._set_data(splits)
+        self._set_task()
         self.steps = config.steps or config.epochs * self.steps_per_epoch
         self.optimizer = create_optimizer(config, self.model)
         self.scheduler = create_scheduler(config, self.optimizer, self.steps)
@@ -76,6 +82,19 @@ class Trainer:
         self.save_every = config.save_every or math.ceil(self.steps / 10)
         self.eval_every = config.eval_every or math.ceil(self.steps / 10)
         self.log_every = config.log_every or math.ceil(self.steps / 50)
+
+    def _set_task(self) -> None:
+        """The task with this process's weight in each mean, and its gradients averaged over processes."""
+        config, lambdas = self.config, self.lambdas
+        labeled, whole = self.weights["nll"], self.weights["rec"]
+        middle = tuple(whole * weight for weight in lambdas.middle) if isinstance(lambdas.middle, tuple) else whole * lambdas.middle
+        own = Lambdas(labeled * lambdas.nll, whole * lambdas.rec, middle, whole * lambdas.l1)
+        self.task = SWWAETask(self.model, own, config.detach_targets, device=self.device)
+        if config.compile:
+            self.task.compile(mode=config.compile_mode)
+        self.losses = self.world.wrap(self.task, self.device)
+        if config.ema:
+            self.task.setup_ema(config.ema, use_warmup=True)
 
     def _set_data(self, splits: Splits) -> None:
         config, cfg = self.config, self.model.pretrained_cfg
@@ -88,7 +107,7 @@ class Trainer:
         )
         self.labeled = ResidentImages(splits.labeled, self.device)
         self.val, self.test = (s and ResidentImages(s, self.device) for s in (splits.val, splits.test))
-        uses_unlabeled = self.task.uses_unlabeled and splits.unlabeled is not None
+        uses_unlabeled = self.lambdas.uses_unlabeled and splits.unlabeled is not None
         self.unlabeled = images_on(splits.unlabeled, self.device) if uses_unlabeled else None
         # an epoch is a pass over the unlabelled images, for the twin too, which does not look at them
         stream_length, batch = len(self.labeled), config.labeled_batch
@@ -99,27 +118,34 @@ class Trainer:
         self.labeled_random = seeded(config.seed, "augment labelled")
         self.unlabeled_stream = IndexStream(stream_length, batch, config.seed + 1)
         self.unlabeled_random = seeded(config.seed, "augment unlabelled")
+        self.labeled_share = self.world.share(self.labeled_stream.batch_size, "labelled images")
+        self.unlabeled_share = self.world.share(batch, "unlabelled images") if uses_unlabeled else Share(0, 0, 0)
         if self.unlabeled is not None:
-            self.unlabeled.follow(self.unlabeled_stream)
+            self.unlabeled.follow(self.unlabeled_stream, self.unlabeled_share.slice)
+        count, whole = (sum(parts) for parts in zip(self.labeled_share[1:], self.unlabeled_share[1:]))
+        both = self.world.weight(Share(0, count, whole))
+        self.weights = {"loss": 1.0, "nll": self.world.weight(self.labeled_share), "rec": both, "middle": both, "l1": both}
 
     # --- one step -----------------------------------------------------------------------------------
 
     def next_batch(self) -> tuple[Tensor, Tensor]:
-        """(L + U, C, H, W) images, labelled first, and (L,) targets."""
-        images, target = self.labeled.batch(self.labeled_stream.next())
-        x = self.prepare(images, train=True, generator=self.labeled_random)
+        """(L + U, C, H, W) images, labelled first, and (L,) targets: this process's part of the step's."""
+        share = self.labeled_share
+        images, target = self.labeled.batch(self.labeled_stream.next()[share.slice])
+        x = self.prepare(images, train=True, generator=self.labeled_random, share=share)
         if self.unlabeled is not None:
-            images, _ = self.unlabeled.batch(self.unlabeled_stream.next())
-            x = torch.cat([x, self.prepare(images, train=True, generator=self.unlabeled_random)])
+            share = self.unlabeled_share
+            images, _ = self.unlabeled.batch(self.unlabeled_stream.next()[share.slice])
+            x = torch.cat([x, self.prepare(images, train=True, generator=self.unlabeled_random, share=share)])
         if self.config.channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
         return x, target
 
     def train_step(self) -> dict[str, Tensor]:
-        """One update of the weights; gives the loss parts, detached."""
+        """One update of the weights; gives the loss parts of the whole batch, detached."""
         x, target = self.next_batch()
         with self.autocast():
-            parts = self.task(x, target)
+            parts = self.losses(x, target)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(parts["loss"]).backward()
         if self.config.clip_grad:
@@ -130,7 +156,10 @@ class Trainer:
         self.step += 1
         self.task.update_ema(self.step)
         self.scheduler.step_update(self.step)
-        return {name: parts[name].detach() for name in PARTS if name in parts}
+        own = {name: parts[name].detach() for name in PARTS if name in parts}
+        if self.world.size == 1:
+            return own
+        return self.world.mean({name: self.weights[name] * value for name, value in own.items()})
 
     # --- the loop -----------------------------------------------------------------------------------
 
@@ -145,11 +174,11 @@ class Trainer:
             Stopped: SIGINT or SIGTERM came; the state is saved.
         """
         interrupt = Interrupt() if interrupt is None else interrupt
-        done = self.directory.read_json("result.json")
+        done = self.world.from_first(lambda: self.directory.read_json("result.json"))
         if done is not None:
             self.progress.say(f"{self.directory.path}: finished already")
             return done
-        state = self.directory.load_checkpoint()
+        state = self.world.from_first(self.directory.load_checkpoint)
         if state is not None:
             restore(self, state, f"{self.directory.path}/checkpoint.pt")
             self.progress.say(f"{self.directory.path}: going on behind step {self.step}")
@@ -163,9 +192,10 @@ class Trainer:
                         self._log()
                     if self._is_due(self.eval_every):
                         self._evaluate()
-                    if self._is_due(self.save_every) or interrupt:
+                    stop = self.world.maximum(interrupt.signal_number)
+                    if self._is_due(self.save_every) or stop:
                         self._save()
-                    interrupt.check(f"stopped at step {self.step}, {self.directory.path} is saved")
+                    interrupt.check(f"stopped at step {self.step}, {self.directory.path} is saved", stop)
             return self._finish()
 
     def _is_due(self, every: int) -> bool:
@@ -181,7 +211,7 @@ class Trainer:
             self.progress.tick(self.step)
             if self.device.type == "cpu" and not math.isfinite(parts["loss"]):
                 break  # elsewhere each look at the loss would wait for the device
-            if interrupt or any(self._is_due(every) for every in (self.log_every, self.eval_every, self.save_every)):
+            if self.world.maximum(interrupt.signal_number) or any(self._is_due(every) for every in (self.log_every, self.eval_every, self.save_every)):
                 break
         bad = self.meter.bad_parts()  # waits for the device, so the time is right
         self.meter.seconds += time.perf_counter() - start
@@ -191,7 +221,7 @@ class Trainer:
 
     def _stop_for_nan(self, what: str, first: int) -> None:
         where = f"at step {self.step}" if first == self.step else f"between steps {first} and {self.step}"
-        saved = self.directory.load_checkpoint()
+        saved = self.world.from_first(self.directory.load_checkpoint)
         kept = f"the checkpoint of step {saved['step']} is kept" if saved else "there was no checkpoint yet"
         raise ValueError(
             f"{what} is no longer finite, {where}: {kept} in {self.directory.path}; start again with --force or another "
@@ -215,10 +245,15 @@ class Trainer:
     @property
     def validates(self) -> bool:
         """Whether there is a validation error: without lambda_nll the classifier stays as it was drawn."""
-        return self.val is not None and self.task.lambdas.nll > 0
+        return self.val is not None and self.lambdas.nll > 0
 
     def error_on(self, images: ResidentImages) -> float:
-        return classification_error(self.final_model, images.images, images.labels, self._prepare_eval, self.autocast)
+        return classification_error(
+            self._model_to_judge(), images.images, images.labels, self._prepare_eval, self.autocast, world=self.world)
+
+    def _model_to_judge(self) -> SWWAE:
+        self.world.copy_buffers(self.final_model)
+        return self.final_model
 
     def _prepare_eval(self, images: Tensor) -> Tensor:
         layout = torch.channels_last if self.config.channels_last else torch.contiguous_format
@@ -242,11 +277,12 @@ class Trainer:
         for name in ("last",) if self.validates else ("last", "best"):
             self.directory.save_model(name, self.final_model)
         self.directory.save_checkpoint(capture(self))
+        self.world.barrier()  # a process that ended before rank 0 has written would have it stopped by the launcher
 
     def _finish(self) -> dict[str, Any]:
         """Test error of the last model, pictures, result.json."""
-        classifies = self.task.lambdas.nll > 0 and self.test is not None and self.test.labels is not None
-        reconstructs = self.task.lambdas.runs_decoder
+        classifies = self.lambdas.nll > 0 and self.test is not None and self.test.labels is not None
+        reconstructs = self.lambdas.runs_decoder
         result: dict[str, Any] = {
             "model": self.config.model, "steps": self.step, "seconds": round(self.seconds, 1),
             "val_error": self.val_error,
@@ -254,12 +290,14 @@ class Trainer:
             "best_step": self.best_step if self.validates else self.step,
             "test_error": self.error_on(self.test) if classifies else None,
             "test_rec": mean_reconstruction_loss(
-                self.final_model, self.test.images, self._prepare_eval, self.autocast) if reconstructs and self.test else None,
+                self._model_to_judge(), self.test.images, self._prepare_eval, self.autocast, world=self.world,
+            ) if reconstructs and self.test else None,
         }
-        if reconstructs:
+        if reconstructs and self.world.first:
             shown = self._prepare_eval((self.test or self.val or self.labeled).images[:16])
             self.directory.draw(
                 "reconstructions.png", lambda path: pictures.draw_reconstructions(path, self.final_model, shown))
-        self.directory.draw("curves.png", lambda path: pictures.draw_curves(path, self.directory.metrics()))
+        if self.world.first:
+            self.directory.draw("curves.png", lambda path: pictures.draw_curves(path, self.directory.metrics()))
         self.directory.write_json("result.json", result)
         return result

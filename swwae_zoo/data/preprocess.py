@@ -60,7 +60,8 @@ class Preprocess:
             raise ValueError(f"got std {std}, expected positive numbers")
         self.contrast, self.translate, self.mirror = contrast, translate, mirror
 
-    def __call__(self, images: Tensor, *, train: bool = False, generator: torch.Generator | None = None) -> Tensor:
+    def __call__(self, images: Tensor, *, train: bool = False, generator: torch.Generator | None = None,
+                 share: tuple[int, int, int] | None = None) -> Tensor:
         """`(B, C, H, W)` uint8 -> `(B, C, S, T)` float32 on the same device.
 
         Args:
@@ -68,6 +69,8 @@ class Preprocess:
             train: whether to translate and mirror; without it nothing is random.
             generator: a CPU generator; random numbers are drawn on the CPU, so that a run sees the same images on
                 every device. Needed when something is to be drawn.
+            share: (first, count, whole): the images are these `count` of a batch of `whole`. Random numbers are drawn for
+                the whole batch, so that it is the same however many processes share it.
 
         Raises:
             ValueError: not uint8; random numbers are needed and there is no generator; mean or std does not match
@@ -79,7 +82,7 @@ class Preprocess:
         if train and (self.translate or self.mirror):
             if generator is None:
                 raise ValueError("translate and mirror draw random numbers: pass generator=torch.Generator()")
-            images = self._shift(images, generator)
+            images = self._shift(images, generator, share or (0, len(images), len(images)))
         return self._normalise(images.float() / 255 if images.dtype == torch.uint8 else images)
 
     def _fit(self, images: Tensor) -> Tensor:
@@ -94,16 +97,18 @@ class Preprocess:
             return images.new_empty(0, images.shape[1], *want)
         return F.interpolate(images.float() / 255, size=want, mode="bilinear", antialias=True)
 
-    def _shift(self, images: Tensor, generator: torch.Generator) -> Tensor:
+    def _shift(self, images: Tensor, generator: torch.Generator, share: tuple[int, int, int]) -> Tensor:
         """Translate, then mirror, by reading each output pixel from where it comes from, `(B, C, S, T)` as given."""
         batch, channels, height, width = images.shape
         t, device = self.translate, images.device
+        first, count, whole = share
+        own = slice(first, first + count)
         rows, cols = torch.arange(height, device=device)[None], torch.arange(width, device=device)[None]
         if self.mirror:
-            flip = torch.randint(0, 2, (batch, 1), generator=generator).bool().to(device, non_blocking=True)
+            flip = torch.randint(0, 2, (whole, 1), generator=generator)[own].bool().to(device, non_blocking=True)
             cols = torch.where(flip, width - 1 - cols, cols)
         if t:
-            down, right = torch.randint(-t, t + 1, (2, batch, 1), generator=generator).to(device, non_blocking=True)
+            down, right = torch.randint(-t, t + 1, (2, whole, 1), generator=generator)[:, own].to(device, non_blocking=True)
             # In a frame of t zeros every place read from exists.
             rows, cols = rows + t - down, cols + t - right
             images = F.pad(images, (t, t, t, t))

@@ -8,6 +8,7 @@ GPU go over NCCL.
 """
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -103,8 +104,10 @@ class World:
         """``task`` with gradients averaged over processes while backward runs; parameters no loss reaches keep none."""
         if self.size == 1:
             return task
+        known = inspect.signature(DistributedDataParallel.__init__).parameters
+        buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # its name before torch 2.14
         return DistributedDataParallel(
-            task, device_ids=[device] if device.type == "cuda" else None, broadcast_buffers=False,
+            task, device_ids=[device] if device.type == "cuda" else None, **{buffers: False},
             gradient_as_bucket_view=True, static_graph=True,
         )
 

@@ -14,6 +14,7 @@ from .config import RunConfig
 from .data import IndexStream, Preprocess, ResidentImages, Splits, images_on, seeded
 from .distributed import Share, World
 from .evaluate import Autocast, classification_error, mean_reconstruction_loss
+from .finetune import freeze
 from .interrupt import Interrupt
 from .losses import Lambdas
 from .meter import Meter
@@ -68,6 +69,7 @@ class Trainer:
         self.autocast = Autocast(config.amp, device)
         if config.sync_bn and world.size > 1:
             model = with_sync_batch_norm(model, device, config.compile)
+            freeze(model, config.freeze_stages, config.norm_eval)  # the norms are other modules now
         self.model = model.to(device, memory_format=torch.channels_last if config.channels_last else torch.contiguous_format)
         self.lambdas = lambdas_of(config)
         self._set_data(splits)

@@ -32,7 +32,7 @@ def start(recipe: RunConfig, *launch: str, flags: tuple[str, ...] = ()) -> subpr
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
 
 
-def finish(process: subprocess.Popen[str], seconds: float = 90) -> str:
+def finish(process: subprocess.Popen[str], seconds: float = 300) -> str:
     try:
         return process.communicate(timeout=seconds)[0]
     except subprocess.TimeoutExpired:

@@ -21,6 +21,10 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, OSError) and error.errno == errno.ENOSPC or "No space left on device" in str(error):
         where = getattr(error, "filename", None)
         return f"disk full: could not write {where or 'the output'}: free some space or choose another --out"
+    if type(error).__module__.startswith("huggingface_hub."):  # timm asked the Hub itself: a model named hf-hub:ORG/NAME
+        from swwae_zoo.hub.errors import explained
+
+        return str(explained(error, getattr(error, "repo_id", None) or "the Hub"))
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{error.filename}: {error.strerror}"
     if isinstance(error, (ValueError, OSError, ArithmeticError)):

@@ -86,7 +86,7 @@ def test_a_request_that_always_fails_ends_a_push(path: OnePath, run: Path, name:
         path.hub.faults.clear()
         path.hub.fail(stage, fault, None)
         refused = path.client.swwae("push", run, "--repo", name, "--tag", "v1").refusal
-        assert words in refused or path.use_xet and "xet-write" in stage, (stage, refused)
+        assert words in refused or path.use_xet and "xet-write" in stage and "connection to the Hub broke" in refused, (stage, refused)
         assert name in refused
     path.hub.faults.clear()
     assert path.client.swwae("push", run, "--repo", name, "--tag", "v1").code == 0
@@ -99,7 +99,8 @@ def test_a_request_that_always_fails_ends_a_pull(path: OnePath, run: Path, name:
     for stage in pull_stages(path, name):
         path.hub.faults.clear()
         path.hub.fail(stage, fault, None)
-        assert name in path.client.swwae("pull", name, "--out", tmp_path / "out").refusal
+        refused = path.client.swwae("pull", name, "--out", tmp_path / "out").refusal
+        assert name in refused and any(words in refused for words in ("HTTP 503", "too many requests", "connection to the Hub broke")), refused
         assert not (tmp_path / "out").exists()
 
 
@@ -274,6 +275,13 @@ def test_missing(path: OnePath, run: Path, name: str) -> None:
     del head.files["model.safetensors"]
     refused = path.client.swwae("pull", name).refusal
     assert "has no model.safetensors" in refused and "pytorch_model.bin is a pickle" in refused
+
+
+def test_a_model_that_timm_itself_looks_for_on_the_hub(path: OnePath, name: str) -> None:
+    """Before our code is asked, timm fetches the configuration of hf-hub: names."""
+    assert f"{name} does not exist" in path.client.swwae("show", f"hf-hub:{name}").refusal
+    path.hub.fail("", Status(503), None)
+    assert "trouble of its own (HTTP 503)" in path.client.swwae("show", f"hf-hub:{name}").refusal
 
 
 @pytest.mark.parametrize("bad", ["name", "a/b/c", "a/..", "a/b@../x", "a/b@", "https://huggingface.co/a/b"])

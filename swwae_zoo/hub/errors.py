@@ -113,7 +113,7 @@ def explained(error: BaseException, repo: str, revision: str | None = None, toke
         return Missing(f"{repo} is gated, and this account has no access to it: {how}")
     if any_is(hf.RevisionNotFoundError):
         return Missing(f"{repo} has no revision {revision or 'main'!r}: give a branch, tag or commit that it has")
-    if any_is(hf.EntryNotFoundError):
+    if any_is(hf.EntryNotFoundError) and not any_is(hf.LocalEntryNotFoundError):  # the latter: no network, and not cached
         return Missing(f"{repo} lacks a file at {revision or 'main'!r}: it is not what `swwae push` makes")
     if status == 401 and (has_token and "invalid" in said.lower() or "credentials" in said.lower()):
         return HubError(f"{repo}: the Hub refused the token: it is wrong or was withdrawn; {LOGIN}")
@@ -132,7 +132,7 @@ def explained(error: BaseException, repo: str, revision: str | None = None, toke
         return Unreachable(f"{repo}: the Hub has trouble of its own (HTTP {status}), after several tries: try again later")
     if status is not None:
         return HubError(f"{repo}: the Hub refused with HTTP {status}" + (f": {said:.200}" if said else ""))
-    if any(_is_network(cause) for cause in causes):
+    if any(_is_network(cause) for cause in causes) or any_is(hf.LocalEntryNotFoundError):
         return Unreachable(f"{repo}: the connection to the Hub broke, after several tries: check the network and run it again")
     first = causes[-1]
     return HubError(f"{repo}: {type(first).__name__}: {scrubbed(str(first), token):.300}")

@@ -90,7 +90,7 @@ def fetch(
         HubError: as `pull`.
     """
     try:
-        if constants.is_offline_mode():
+        if constants.HF_HUB_OFFLINE:
             raise Unreachable(f"{repo}: HF_HUB_OFFLINE is set, and {repo} at {revision or 'main'!r} is not in the cache: "
                               "unset it, or pull once while online")
         remote = look_at(repo, revision, token)

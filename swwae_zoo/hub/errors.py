@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from huggingface_hub import errors as hf
 from huggingface_hub import get_token
 
-__all__ = ["HubError", "Missing", "Unreachable", "explained", "is_passing", "retry_after", "scrubbed", "status_of"]
+__all__ = ["HubError", "Missing", "Unreachable", "explained", "is_passing", "repo_of", "retry_after", "scrubbed", "status_of"]
 
 LOGIN = "`hf auth login` stores one, or set HF_TOKEN"
 _TOKEN = re.compile(r"hf_[A-Za-z0-9_]{4,}|(?<=Bearer )\S+|(?<=\?)[^\s\"')]+")
+_ADDRESS = re.compile(r"//[^/]+/(?:api/models/)?([^/]+/[^/]+)/")
 _NETWORK = ("httpx", "httpx2", "requests", "urllib3")
 
 
@@ -61,6 +62,15 @@ def retry_after(error: BaseException) -> float:
             asked = cause.response.headers.get("Retry-After", "")
             return float(asked) if asked.isdigit() else 0.0
     return 0.0
+
+
+def repo_of(error: BaseException) -> str:
+    """ORG/NAME in the address that an error is about, else "the Hub"."""
+    for cause in chain(error):
+        if isinstance(cause, hf.HfHubHTTPError):
+            match = _ADDRESS.search(str(cause.response.url))
+            return match[1] if match else "the Hub"
+    return "the Hub"
 
 
 def is_passing(error: BaseException) -> bool:

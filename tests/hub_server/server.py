@@ -190,7 +190,7 @@ class Handler(BaseHTTPRequestHandler):
         url = {"url": f"{self.server_state.url}/{id}"}
         if id in self.server_state.repos:
             raise Refused(409, "You already created this model repo", **url)
-        self.server_state.repos[id] = Repo(id, private=asked.get("visibility") == "private")
+        self.server_state.repos[id] = Repo(id, private=_wants_private(asked, False))
         return self._later(200, {**url, "name": id})
 
     def _on_validate(self) -> Callable[[], None]:
@@ -284,7 +284,7 @@ class Handler(BaseHTTPRequestHandler):
         return self._later(200, {})
 
     def _on_settings(self, repo: Repo) -> Callable[[], None]:
-        repo.private = self._json().get("visibility", "private" if repo.private else "public") == "private"
+        repo.private = _wants_private(self._json(), repo.private)
         return self._later(200, {"private": repo.private})
 
     # --- files ------------------------------------------------------------------------------------
@@ -352,3 +352,8 @@ class Handler(BaseHTTPRequestHandler):
         with contextlib.suppress(OSError):
             self.wfile.flush()
             self.connection.shutdown(socket.SHUT_RDWR)
+
+
+def _wants_private(asked: dict[str, Any], otherwise: bool) -> bool:
+    """Older clients say "private": true, later ones "visibility": "private"."""
+    return asked["visibility"] == "private" if "visibility" in asked else asked.get("private", otherwise) is True

@@ -256,8 +256,8 @@ def _create_backbone(name: str, pretrained: bool, img_size: Any, args: Mapping[s
 @register_model
 def swwae_wrap(pretrained: bool = False, **kwargs: Any) -> SWWAE:
     """`wrap` by the registry: the options of it, ``backbone`` a timm name; further ones go to the backbone."""
-    cfg = kwargs.get("pretrained_cfg")
-    if isinstance(cfg, dict) and cfg.get("source") in ("hf-hub", "local-dir"):
+    cfg, overlay = kwargs.get("pretrained_cfg"), kwargs.get("pretrained_cfg_overlay") or {}
+    if isinstance(cfg, dict) and cfg.get("source") in ("hf-hub", "local-dir") or overlay.get("hf_hub_id"):
         kwargs = resolve("swwae_wrap", pretrained, {}, kwargs)
     cfg, overlay = kwargs.pop("pretrained_cfg", None), kwargs.pop("pretrained_cfg_overlay", None)
     name = kwargs.pop("backbone", DEFAULT)

@@ -153,3 +153,5 @@ def test_a_wrapped_backbone_comes_back_with_its_options(path: OnePath, tmp_path:
     loaded = path.client.load(f"hf-hub:ann/wrapped-{pools}")
     assert (loaded.get("weights"), loaded.get("logits")) == (expected["weights"], expected["logits"]), loaded
     assert loaded["type"] == "WrappedSWWAE" and path.client.load(f"local-dir:{tmp_path / 'out'}", num_classes=3)["shapes"] == [[2, 3]]
+    named = path.client.load("swwae_wrap", pretrained_cfg_overlay={"hf_hub_id": f"ann/wrapped-{pools}"})
+    assert named.get("weights") == expected["weights"] and Path(named["cfg"]["file"]).is_relative_to(path.client.home), named

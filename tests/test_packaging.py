@@ -72,7 +72,7 @@ def test_wheel_holds_only_the_package(wheel: Path) -> None:
     assert {name.split("/")[0] for name in names} == {"swwae_zoo", f"swwae_zoo-{version}.dist-info"}
     for folder, inside in (("swwae_zoo", "swwae_zoo"), ("cli", "swwae_zoo/cli"), ("recipes", "swwae_zoo/recipes")):
         for path in (ROOT / folder).rglob("*"):
-            if path.suffix in (".py", ".toml", ".typed"):
+            if path.suffix in (".py", ".toml", ".typed") or path.is_file() and path.parent.parent.name == "weights":
                 assert f"{inside}/{path.relative_to(ROOT / folder).as_posix()}" in names
 
 

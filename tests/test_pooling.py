@@ -369,6 +369,14 @@ def test_autocast_threads_copies(name):
         assert all(torch.equal(out, expected) for out in threads.map(net, [x] * 8))
 
 
+def test_functional_gradient():
+    net, x = NETS["overlap"](), image(2, 3, 17, 18)
+    by_func = torch.func.grad(lambda x: net(x).square().sum())(x)
+    y = x.clone().requires_grad_()
+    net(y).square().sum().backward()
+    torch.testing.assert_close(by_func, y.grad)
+
+
 @pytest.mark.parametrize("batch", [0, 1])
 @pytest.mark.parametrize("name", NETS)
 def test_small_batches_meta_and_fake(name, batch):

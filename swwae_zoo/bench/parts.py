@@ -9,7 +9,7 @@ __all__ = ["PARTS", "shares"]
 
 # The first pattern found in an operator's or kernel's name decides.
 PARTS = {
-    "pools": ("swwae_zoo", "max_pool", "max_unpool", "_pool_kernel", "_put_kernel", "_pick_kernel", "upsample"),
+    "pools": ("swwae_zoo", "max_pool", "max_unpool", "_pool_kernel", "_put_kernel", "_pick_kernel", "_SwitchPool", "_Put", "_Pick"),
     "convolutions": ("conv", "cudnn", "cutlass", "xmma", "implicit", "gemm", "sm90", "nchwtonhwc", "nhwctonchw", "col2im", "im2col"),
     "normalisation": ("batch_norm", "bn_", "batchnorm"),
     "head": ("addmm", "aten::mm", "log_softmax", "nll_loss", "cross_entropy"),
@@ -32,4 +32,4 @@ def shares(step: Step) -> dict[str, float]:
 
 
 def _part(name: str) -> str:
-    return next((part for part, patterns in PARTS.items() if any(p.lower() in name.lower() for p in patterns)), REST)
+    return next((part for part, patterns in PARTS.items() if any(p in name or p.islower() and p in name.lower() for p in patterns)), REST)

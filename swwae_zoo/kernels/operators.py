@@ -1,68 +1,73 @@
-"""The hard pools as torch operators, with gradients: the one place that chooses a kernel.
+"""The hard pools with their gradients, and the one place that chooses a kernel.
 
-    swwae_zoo::switch_pool   x -> what, where           its gradient puts what's gradient at the where
-    swwae_zoo::put           values, where -> image     its gradient picks
-    swwae_zoo::pick          image, where -> values     its gradient puts
+    switch_pool   x -> what, where           its gradient puts what's gradient at the where
+    put           values, where -> image     its gradient picks
+    pick          image, where -> values     its gradient puts
 
-`where` is all that is ever saved. As operators of their own they are one node to `torch.compile`, which can neither
-break a graph in them nor look inside. There are no checks here: `pooling.py` has made them.
+`where` is all that is ever saved. There are no checks here: `pooling.py` has made them. Each exists twice. Run eagerly
+it is an autograd Function, which costs some 20 microseconds a call. To a compiler, and to tensors that only pretend (fake
+ones), it is an operator of torch's library, `swwae_zoo::...`: one node, which can neither break a graph nor be looked
+into, but costs ten times as much when run eagerly.
 """
 
 import torch
 from torch import Tensor
+from torch.autograd import Function
 from torch.library import custom_op
 
 from swwae_zoo.kernels import cuda, native, reference
 from swwae_zoo.windows import Window, channels_last, memory_format
 
 
+
 def switch_pool(x: Tensor, window: Window, ceil_mode: bool) -> tuple[Tensor, Tensor]:
     """Max pooling: what and where, (B, C, h, w) each."""
-    if torch.compiler.is_exporting():  # a program that loads without this package holds torch's own operators alone
-        what, where = reference.pool(x, window, ceil_mode)
-        return what, where
-    return _switch_pool(x, *window, ceil_mode)
+    if _wants_plain_torch():
+        return reference.pool(x, window, ceil_mode)
+    if _pretends(x):
+        return _switch_pool_op(x, *window, ceil_mode)
+    return _SwitchPool.apply(x, window, ceil_mode)
 
 
 def put(values: Tensor, where: Tensor, window: Window, size: tuple[int, int]) -> Tensor:
     """(B, C, h, w) -> (B, C, H, W): each value at its where, the mean where several meet, zeros elsewhere."""
-    if torch.compiler.is_exporting():
+    if _wants_plain_torch():
         return reference.put(values, where, window, size, window.overlaps)
-    return _put(values, where, *window, size, window.overlaps)
+    if _pretends(values):
+        return _put_op(values, where, *window, size, window.overlaps)
+    return _Put.apply(values, where, window, size, window.overlaps)
 
 
-# --- the operators ------------------------------------------------------------------------------------
+def _wants_plain_torch() -> bool:
+    """An exported program has to load without this package; torch.func can't look into operators that aren't torch's."""
+    return torch.compiler.is_exporting() or reference.is_transformed()
 
 
-@custom_op("swwae_zoo::switch_pool", mutates_args=())
-def _switch_pool(
-    x: Tensor, kernel: list[int], stride: list[int], padding: list[int], ceil_mode: bool
-) -> tuple[Tensor, Tensor]:
-    window, last = _window(kernel, stride, padding), channels_last(x)
-    kernels = _kernels(x)
+def _pretends(t: Tensor) -> bool:
+    """Whether t stands for a tensor while a graph is made of it."""
+    return torch.compiler.is_compiling() or (type(t) is not Tensor and type(t) is not torch.nn.Parameter)
+
+
+# --- what is done, whoever asks -----------------------------------------------------------------------
+
+
+def _pool(x: Tensor, window: Window, ceil_mode: bool) -> tuple[Tensor, Tensor]:
+    last, kernels = channels_last(x), _kernels(x)
     if kernels is None:
         what, where = reference.pool(x, window, ceil_mode)
         return what.contiguous(memory_format=memory_format(last)), where.contiguous(memory_format=memory_format(last))
     return kernels.pool(x, window, window.pooled(tuple(x.shape[-2:]), ceil_mode), last)
 
 
-@custom_op("swwae_zoo::put", mutates_args=())
-def _put(
-    values: Tensor, where: Tensor, kernel: list[int], stride: list[int], padding: list[int], size: list[int], mean: bool
-) -> Tensor:
-    window, size = _window(kernel, stride, padding), (size[0], size[1])
+def _put(values: Tensor, where: Tensor, window: Window, size: tuple[int, int], mean: bool) -> Tensor:
     kernels = _kernels(values)
     if kernels is None:
         return reference.put(values, where, window, size, mean)
     return kernels.put(values, where, window, size, mean, _either_last(values, where))
 
 
-@custom_op("swwae_zoo::pick", mutates_args=())
-def _pick(
-    image: Tensor, where: Tensor, kernel: list[int], stride: list[int], padding: list[int], mean: bool
-) -> Tensor:
-    window, last = _window(kernel, stride, padding), _either_last(image, where)
-    kernels = _kernels(image)
+def _pick(image: Tensor, where: Tensor, window: Window, mean: bool) -> Tensor:
+    last, kernels = _either_last(image, where), _kernels(image)
     if kernels is None:
         return reference.pick(image, where, window, mean).contiguous(memory_format=memory_format(last))
     return kernels.pick(image, where, window, mean, last)
@@ -70,8 +75,11 @@ def _pick(
 
 def _kernels(t: Tensor):
     """The module with kernels for t's device and dtype; None where plain torch has to do."""
-    module = {"cpu": native, "cuda": cuda}.get(t.device.type)
+    module = _MODULES.get(t.device.type)
     return module if module is not None and module.available(t.dtype) else None
+
+
+_MODULES = {"cpu": native, "cuda": cuda}
 
 
 def _window(kernel: list[int], stride: list[int], padding: list[int]) -> Window:
@@ -82,10 +90,82 @@ def _either_last(a: Tensor, b: Tensor) -> bool:
     return channels_last(a) or channels_last(b)
 
 
+# --- eagerly ------------------------------------------------------------------------------------------
+
+
+# `forward` takes the context itself: torch binds the arguments of a `setup_context` anew in each call, which costs more
+# than all the rest.
+
+
+class _SwitchPool(Function):
+    @staticmethod
+    def forward(ctx, x, window, ceil_mode):
+        what, where = _pool(x, window, ceil_mode)
+        ctx.window, ctx.size = window, tuple(x.shape[-2:])
+        ctx.mark_non_differentiable(where)
+        ctx.save_for_backward(where)
+        return what, where
+
+    @staticmethod
+    def backward(ctx, grad_what: Tensor, _):
+        (where,) = ctx.saved_tensors
+        return _Put.apply(grad_what, where, ctx.window, ctx.size, False), None, None
+
+
+class _Put(Function):
+    @staticmethod
+    def forward(ctx, values, where, window, size, mean):
+        ctx.window, ctx.mean = window, mean
+        ctx.save_for_backward(where)
+        return _put(values, where, window, size, mean)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        (where,) = ctx.saved_tensors
+        return _Pick.apply(grad, where, ctx.window, ctx.mean), None, None, None, None
+
+
+class _Pick(Function):
+    @staticmethod
+    def forward(ctx, image, where, window, mean):
+        ctx.window, ctx.size, ctx.mean = window, tuple(image.shape[-2:]), mean
+        ctx.save_for_backward(where)
+        return _pick(image, where, window, mean)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        (where,) = ctx.saved_tensors
+        return _Put.apply(grad, where, ctx.window, ctx.size, ctx.mean), None, None, None
+
+
+# --- as operators -------------------------------------------------------------------------------------
+
+
+@custom_op("swwae_zoo::switch_pool", mutates_args=())
+def _switch_pool_op(
+    x: Tensor, kernel: list[int], stride: list[int], padding: list[int], ceil_mode: bool
+) -> tuple[Tensor, Tensor]:
+    return _pool(x, _window(kernel, stride, padding), ceil_mode)
+
+
+@custom_op("swwae_zoo::put", mutates_args=())
+def _put_op(
+    values: Tensor, where: Tensor, kernel: list[int], stride: list[int], padding: list[int], size: list[int], mean: bool
+) -> Tensor:
+    return _put(values, where, _window(kernel, stride, padding), (size[0], size[1]), mean)
+
+
+@custom_op("swwae_zoo::pick", mutates_args=())
+def _pick_op(
+    image: Tensor, where: Tensor, kernel: list[int], stride: list[int], padding: list[int], mean: bool
+) -> Tensor:
+    return _pick(image, where, _window(kernel, stride, padding), mean)
+
+
 # --- their shapes, for compilers ----------------------------------------------------------------------
 
 
-@_switch_pool.register_fake
+@_switch_pool_op.register_fake
 def _(x, kernel, stride, padding, ceil_mode):
     size = _window(kernel, stride, padding).pooled(tuple(x.shape[-2:]), ceil_mode)
     shape, layout = (*x.shape[:2], *size), memory_format(channels_last(x))
@@ -93,13 +173,13 @@ def _(x, kernel, stride, padding, ceil_mode):
     return what, torch.empty_like(what, dtype=torch.uint8)
 
 
-@_put.register_fake
+@_put_op.register_fake
 def _(values, where, kernel, stride, padding, size, mean):
     layout = memory_format(_either_last(values, where))
     return torch.empty((*values.shape[:2], *size), dtype=values.dtype, device=values.device, memory_format=layout)
 
 
-@_pick.register_fake
+@_pick_op.register_fake
 def _(image, where, kernel, stride, padding, mean):
     layout = memory_format(_either_last(image, where))
     return torch.empty(where.shape, dtype=image.dtype, device=image.device, memory_format=layout)
@@ -117,7 +197,7 @@ def _keep_pool(ctx, inputs, output) -> None:
 
 def _pool_backward(ctx, grad_what: Tensor, _):
     (where,) = ctx.saved_tensors
-    return _put(grad_what, where, *ctx.window, ctx.size, False), None, None, None, None
+    return _put_op(grad_what, where, *ctx.window, ctx.size, False), None, None, None, None
 
 
 def _keep_put(ctx, inputs, output) -> None:
@@ -127,7 +207,7 @@ def _keep_put(ctx, inputs, output) -> None:
 
 def _put_backward(ctx, grad: Tensor):
     (where,) = ctx.saved_tensors
-    return _pick(grad, where, *ctx.window, ctx.mean), *[None] * 6
+    return _pick_op(grad, where, *ctx.window, ctx.mean), *[None] * 6
 
 
 def _keep_pick(ctx, inputs, output) -> None:
@@ -138,9 +218,9 @@ def _keep_pick(ctx, inputs, output) -> None:
 
 def _pick_backward(ctx, grad: Tensor):
     (where,) = ctx.saved_tensors
-    return _put(grad, where, *ctx.window, ctx.size, ctx.mean), *[None] * 5
+    return _put_op(grad, where, *ctx.window, ctx.size, ctx.mean), *[None] * 5
 
 
-_switch_pool.register_autograd(_pool_backward, setup_context=_keep_pool)
-_put.register_autograd(_put_backward, setup_context=_keep_put)
-_pick.register_autograd(_pick_backward, setup_context=_keep_pick)
+_switch_pool_op.register_autograd(_pool_backward, setup_context=_keep_pool)
+_put_op.register_autograd(_put_backward, setup_context=_keep_put)
+_pick_op.register_autograd(_pick_backward, setup_context=_keep_pick)

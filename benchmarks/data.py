@@ -1,0 +1,81 @@
+"""Time a training step waits for its images, resident and read ahead from a memory-mapped file in the page cache.
+
+    python benchmarks/data.py [--model swwae_cifar_vgg] [--device cuda] [--json FILE]
+
+A step asks for its batch (`batch`: the time waited), prepares it on the device and trains on it. The file has the layout
+of Tiny Images; --images of random records are written for the occasion.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from swwae_zoo.bench import Setting, Step
+from swwae_zoo.data import ImageSet, IndexStream, Preprocess, load_images
+from swwae_zoo.data.streams import ResidentImages, StreamedImages
+from swwae_zoo.run_directory import provenance
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="swwae_cifar_vgg")
+    parser.add_argument("--device", default="cpu", type=torch.device)
+    parser.add_argument("--amp", default="off")
+    parser.add_argument("--batch-size", default=32, type=int)
+    parser.add_argument("--images", default=100_000, type=int)
+    parser.add_argument("--steps", default=10, type=int)
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    step = Step("swwae", args.model, {}, Setting(args.batch_size, args.device, args.amp))
+    prepare = Preprocess(32, mean=0.5, std=0.25, translate=2, mirror=True)
+
+    def synchronize():
+        if args.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "tiny_images.bin"
+        rng = np.random.default_rng(0)
+        with path.open("wb") as file:
+            for start in range(0, args.images, 10_000):
+                file.write(rng.integers(0, 256, (min(10_000, args.images - start), 3072), dtype=np.uint8).data)
+        store = load_images(f"tinyimages:{path}", "unlabeled", in_chans=step.images.shape[1])
+        whole = ImageSet("resident", store.records(0, store.total), None, ())
+        kinds = {"resident": ResidentImages(whole, args.device), "mapped": StreamedImages(store, args.device)}
+        streams = {name: IndexStream(store.count, args.batch_size, 0) for name in kinds}
+        times = {name: {"wait": [], "prepare": [], "step": []} for name in kinds}
+        for name, images in kinds.items():
+            images.follow(streams[name])
+        random = torch.Generator().manual_seed(0)
+        for turn in range(args.steps + 2):
+            for name, images in kinds.items():
+                synchronize()
+                marks = [time.perf_counter()]
+                batch, _ = images.batch(streams[name].next())
+                synchronize()
+                marks.append(time.perf_counter())
+                step.images = prepare(batch, train=True, generator=random).contiguous(memory_format=torch.channels_last)
+                synchronize()
+                marks.append(time.perf_counter())
+                step()
+                synchronize()
+                marks.append(time.perf_counter())
+                if turn >= 2:
+                    for part, (a, b) in zip(("wait", "prepare", "step"), zip(marks, marks[1:]), strict=True):
+                        times[name][part].append(1000 * (b - a))
+    rows = {name: {part: statistics.median(values) for part, values in own.items()} for name, own in times.items()}
+    for name, own in rows.items():
+        print(f"{name:9} step {own['step']:9.2f} ms   waiting {own['wait']:7.3f} ms, {own['wait'] / sum(own.values()):.2%}"
+              f"   preparing {own['prepare']:7.3f} ms, {own['prepare'] / sum(own.values()):.2%}")  # fmt: skip
+    if args.json:
+        args.json.write_text(json.dumps({**provenance(), "milliseconds": rows}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

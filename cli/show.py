@@ -8,7 +8,10 @@ from .options import Json, ModelArg, print_table
 
 
 def show(
-    model: Annotated[str, typer.Argument(help="Name of the model, as timm.create_model takes it.")],
+    model: Annotated[str | None, typer.Argument(help="Name of the model, as timm.create_model takes it.")] = None,
+    backbone: Annotated[str | None, typer.Option(metavar="NAME", help="A timm backbone, wrapped: short for swwae_wrap with it.")] = None,
+    pools: Annotated[str | None, typer.Option(metavar="tap|insert", help="How a wrapped backbone gets its switches.")] = None,
+    decoder: Annotated[str | None, typer.Option(metavar="mirror|light", help="Decoder of a wrapped backbone.")] = None,
     img_size: Annotated[int | None, typer.Option(min=1, help="Side of the images; the model's own if not given.")] = None,
     in_chans: Annotated[int | None, typer.Option(min=1, help="Channels of the images.")] = None,
     num_classes: Annotated[int | None, typer.Option(min=0, help="Classes; 0 leaves the classifier out.")] = None,
@@ -19,7 +22,11 @@ def show(
     from swwae_zoo.config import parse_model_arg
     from swwae_zoo.describe import build_meta, describe, totals
 
-    args = {"img_size": img_size, "in_chans": in_chans, "num_classes": num_classes}
+    if (model is None) == (backbone is None) and model != "swwae_wrap":
+        raise ValueError("got a model and --backbone, or neither: expected one of them")
+    model = model or "swwae_wrap"
+    wrapping = {"backbone": backbone, "pools": pools, "decoder": decoder}
+    args = {**wrapping, "img_size": img_size, "in_chans": in_chans, "num_classes": num_classes}
     built = build_meta(model, args | dict(map(parse_model_arg, model_arg or [])))
     rows = describe(built)
     sums = totals(rows)
@@ -28,9 +35,11 @@ def show(
         typer.echo(json.dumps({"model": model, "notation": built.text, "layers": layers, "totals": sums}))
         return
     typer.echo(f"{model}: {built.text}\n")
-    header = ("part", "layer", "kind", "output", "parameters", "FLOPs", "switch")
+    header = ("part", "layer", "kind", "output", "parameters", "FLOPs", "share", "switch")
+    every = max(1, sum(row.flops for row in rows))
     print_table(header, [
-        (row.part, row.name, row.layer, "x".join(map(str, row.shape)), row.params, row.flops, row.switch) for row in rows
+        (row.part, row.name, row.layer, "x".join(map(str, row.shape)), row.params, row.flops, f"{100 * row.flops / every:.1f} %",
+         row.switch) for row in rows
     ])
     typer.echo()
     total = {key: sum(part[key] for part in sums.values()) for key in ("params", "flops")}

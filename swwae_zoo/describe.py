@@ -5,36 +5,18 @@ FLOPs are those of convolutions and linear layers, a multiplication and an addit
 """
 import difflib
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import timm
 import torch
 from torch import Tensor, nn
 
+from .report import ladder_rows
+from .rows import Row, count_params
 from .swwae import SWWAE
+from .wrapped import WrappedSWWAE
 
 PARTS = ("encoder", "head", "decoder")
-
-
-class Row(NamedTuple):
-    """One layer.
-
-    part: encoder, head or decoder.
-    name: the module's path; for a pool or unpool the stage's with ".pool" or ".unpool" behind it.
-    layer: what it is, e.g. "conv 5x5".
-    shape: of its output, without the batch: (C, H, W) or (N,).
-    params: parameters of its own.
-    flops: for one image.
-    switch: where its switch goes to or comes from; "" for layers that have none.
-    """
-
-    part: str
-    name: str
-    layer: str
-    shape: tuple[int, ...]
-    params: int
-    flops: int
-    switch: str = ""
 
 
 def model_names() -> list[str]:
@@ -78,10 +60,6 @@ def build_meta(name: str, model_args: Mapping[str, Any] | None = None) -> SWWAE:
     return model.eval()
 
 
-def count_params(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
-
-
 def describe(model: SWWAE, img_size: int | tuple[int, int] | None = None) -> list[Row]:
     """A row for each layer, in the order in which `forward_swwae` runs them.
 
@@ -92,7 +70,9 @@ def describe(model: SWWAE, img_size: int | tuple[int, int] | None = None) -> lis
     Raises:
         ValueError: an image size that the model refuses.
     """
-    height, width = (img_size, img_size) if isinstance(img_size, int) else img_size or model.head.img_size
+    height, width = (img_size, img_size) if isinstance(img_size, int) else img_size or model.img_size
+    if isinstance(model, WrappedSWWAE):
+        return ladder_rows(model, (height, width))
     weight = next(model.parameters())
     images = torch.zeros(1, model.in_chans, height, width, device=weight.device, dtype=weight.dtype)
     layers: dict[str, Row] = {}

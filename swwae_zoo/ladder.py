@@ -153,7 +153,8 @@ class _Graph:
         self.users = users
         for index in range(self.top, -2, -1):
             size = self.size(index)
-            area = float(size[0] * size[1]) if size is not None else 0.0
+            is_pad = index >= 0 and self.ops[index].name == "pad"  # its margin goes again
+            area = float(size[0] * size[1]) if size is not None and not is_pad else 0.0
             if index == self.top:
                 low[index] = area
             else:
@@ -203,7 +204,7 @@ class _Graph:
         for source in op.inputs[:1] if op.name in ("conv2d",) else op.inputs:
             if source is None:
                 continue
-            size = self.size(source)
+            size = self.size(self.unpadded(source))
             if size is not None and self.is_map(source):
                 if _steps_down(size, out):
                     return self._make(op, source, size, out, (op,))

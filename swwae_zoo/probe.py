@@ -116,6 +116,8 @@ class _Scribe(TorchFunctionMode):
             return result
         index = len(self.ops)
         out_shape = tuple(outs[0].shape)
+        if func in CHANNELS_FIRST and makers[0] is not None and self.layouts[makers[0]] is None:
+            self.settle(makers[0], shapes[0])
         layout = self.layout(func, name, args, kwargs, makers, shapes, out_shape)
         plain = tuple(None if isinstance(value, Tensor) else value for value in args)
         named = {key: None if isinstance(value, Tensor) else value for key, value in kwargs.items()}
@@ -125,6 +127,17 @@ class _Scribe(TorchFunctionMode):
             self.alive.append(out)
             self.made[id(out)] = self.stored[out.untyped_storage()._cdata] = index
         return result
+
+    def is_level(self, height: int, width: int) -> bool:
+        """Whether the image would have these sides, divided by a whole number: a map, and no table of an attention."""
+        (full, wide) = self.shapes[-1][2:]
+        return any(-(-full // r) == height and -(-wide // r) == width for r in range(1, 65))
+
+    def settle(self, index: int, shape: tuple[int, ...]) -> None:
+        """The layout of what was made of windows or tokens, once a convolution or a pool takes it."""
+        if len(shape) == 4 and shape[0] == BATCH and shape == self.shapes[index]:
+            self.layouts[index] = Layout((2, 3), (shape[2], shape[3]))
+            self.ops[index] = self.ops[index]._replace(layout=self.layouts[index])
 
     def layout(
         self, func: Any, name: str, args: Any, kwargs: Any, makers: tuple[int | None, ...],
@@ -149,7 +162,7 @@ class _Scribe(TorchFunctionMode):
                 return layout
             if name == "__getitem__" and len(out) == 4 and layout.is_map:  # every second row, say
                 return Layout(layout.dims, tuple(out[dim] for dim in layout.dims))
-        if func in CHANNELS_LAST and len(out) == 4:
+        if func in CHANNELS_LAST and len(out) == 4 and self.is_level(out[1], out[2]):
             return Layout((1, 2), (out[1], out[2]))
         return None
 

@@ -279,16 +279,14 @@ def swwae_wrap(pretrained: bool = False, **kwargs: Any) -> SWWAE:
     size = pair_of(img_size) if img_size is not None else tuple(base["input_size"][1:])
     in_chans = kwargs.get("in_chans", base["input_size"][0])
 
-    def make(**_: Any) -> WrappedSWWAE:
-        return build(backbone, name, options, in_chans, None, size)
-
+    wrapped = build(backbone, name, options, in_chans, None, size)
     merged = {**(own or {}), **_cfg_of(base, in_chans, backbone.num_classes, size)}
     if is_saved and own is not None:
         merged |= {key: own[key] for key in ("num_classes", "input_size", "mean", "std") if own.get(key) is not None}
     model = build_model_with_cfg(
-        make, "swwae_wrap", pretrained and whole, pretrained_cfg=merged, pretrained_model_args=saved, cache_dir=cache_dir,
+        lambda **_: wrapped, "swwae_wrap", pretrained and whole, pretrained_cfg=merged, pretrained_model_args=saved, cache_dir=cache_dir,
         pretrained_filter_fn=checkpoint_filter_fn,
-        feature_cfg={"feature_cls": "getter", "out_indices": features.get("out_indices", ())},
+        feature_cfg={"feature_cls": "getter", "out_indices": features.get("out_indices", tuple(range(len(wrapped.feature_info))))},
         num_classes=backbone.num_classes, in_chans=in_chans, **features)
     if checkpoint is not None and not is_saved:
         load_backbone(model, checkpoint)

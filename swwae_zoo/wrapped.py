@@ -102,7 +102,7 @@ class WrappedSWWAE(SWWAE):
         try:
             found = probe(self.backbone, self._run, self.in_chans, self._img_size, stages)
             times = -(-LARGE // min(self._img_size))
-            if times > 1:
+            if times > 1 and not (getattr(self.backbone, "pretrained_cfg", None) or {}).get("fixed_input_size"):
                 with contextlib.suppress(RuntimeError, AssertionError, ValueError):
                     large = (self._img_size[0] * times, self._img_size[1] * times)
                     return find_ladder(probe(self.backbone, self._run, self.in_chans, large, stages)), found.output_shape
@@ -278,6 +278,12 @@ class WrappedSWWAE(SWWAE):
     def text(self) -> str:
         """The backbone, and how it was wrapped."""
         return f"{self.name}, pools={self.pools}"
+
+    def report(self, img_size: tuple[int, int] | None = None) -> str:
+        """A table: each step down, what was done about it, and its rung, with shapes, parameters and FLOPs."""
+        from .report import ladder_text
+
+        return ladder_text(self, img_size or self._img_size)
 
     # --- timm's contract --------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import swwae_zoo
+from swwae_zoo.describe import describe
 from swwae_zoo.losses import Lambdas
 from swwae_zoo.run_directory import RunDirectory
 from swwae_zoo.task import SWWAETask
@@ -120,3 +121,154 @@ def test_saved_and_built_again(args, tmp_path):
     x = images(1, model.in_chans, *model.img_size)
     for a, b in zip(model.forward_swwae(x)[:2], again.forward_swwae(x)[:2]):
         assert torch.equal(a, b)
+
+
+def test_report_tells_what_was_done_at_each_step():
+    model = small("resnet18")
+    rows = {row.name: row for row in describe(model)}
+    assert rows["step 0"].layer == "strided conv /2: from the image" and rows["step 0"].switch == ""
+    assert rows["step 1"].layer == "max pool /2: replaced" and rows["step 1"].shape == (64, 16, 16)
+    assert rows["step 2"].layer == "strided conv /2: tap beside it" and rows["step 2"].switch == "where 2 -> decoder.rungs.2"
+    assert rows["decoder.rungs.4"].params == 512 * 256 * 9 + 2 * 256
+    assert rows["decoder.rungs.4"].flops == 2 * 512 * 256 * 9 * 2 * 2
+    assert rows["backbone"].params + rows["classifier"].params == sum(p.numel() for p in model.backbone.parameters())
+    assert "max pool /2: replaced" in model.report() and "stride 1 and a pool" in small("resnet18", pools="insert").report()
+
+
+# --- graphs -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pools", ["tap", "insert"])
+def test_export_of_the_whole(pools):
+    model, x = small("test_resnet", pools=pools).eval(), images(2, 3, 64, 64)
+    class Whole(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = model
+
+        def forward(self, x):
+            return self.model.forward_swwae(x)
+
+    exported = torch.export.export(Whole(), (x,)).module()(x)
+    torch.testing.assert_close(exported[0], model.forward_swwae(x)[0])
+    torch.testing.assert_close(exported[1], model.forward_swwae(x)[1])
+
+
+@pytest.mark.parametrize("pools", ["tap", "insert"])
+def test_compiled_whole_without_a_graph_break(pools):
+    model, x = small("test_resnet", pools=pools).eval(), images(2, 3, 64, 64)
+    compiled = torch.compile(model.forward_swwae, backend="aot_eager", fullgraph=True)
+    for a, b in zip(compiled(x)[:2], model.forward_swwae(x)[:2]):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("pools", ["tap", "insert"])
+def test_checkpointing_changes_nothing(pools):
+    x, gradients = images(2, 3, 64, 64), []
+    model = small("test_resnet", pools=pools).train()
+    for enable in (False, True):
+        again = copy.deepcopy(model)
+        again.set_grad_checkpointing(enable)
+        out = again.forward_swwae(x)
+        (out.logits.square().sum() + out.reconstruction.square().sum() + sum((a - b).square().sum() for a, b in out.middles)).backward()
+        gradients.append([p.grad for p in again.parameters()])
+    torch.testing.assert_close(*gradients)
+
+
+def test_bf16_and_channels_last():
+    model, x = small("test_resnet").train(), images(2, 3, 64, 64)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = model.forward_swwae(x)
+    out.reconstruction.float().square().sum().backward()
+    assert all(p.grad.isfinite().all() for p in model.decoder.parameters())
+    model.eval().to(memory_format=torch.channels_last)
+    a, b = model.forward_swwae(x), model.forward_swwae(x.contiguous(memory_format=torch.channels_last))
+    torch.testing.assert_close(a.reconstruction, b.reconstruction, rtol=1e-3, atol=1e-4)
+
+
+def test_features_only_gives_the_maps():
+    model = small("test_resnet").eval()
+    net = timm.create_model("swwae_wrap", backbone="test_resnet", features_only=True, img_size=64, in_chans=3).eval()
+    x = images(1, 3, 64, 64)
+    maps = net(x)
+    assert [m.shape[1] for m in maps] == net.feature_info.channels()
+    assert [64 // m.shape[2] for m in maps] == net.feature_info.reduction()
+    assert model.forward_intermediates(x, intermediates_only=True)[-1].shape == maps[-1].shape
+
+
+def test_backbone_checkpoint_loads_unchanged(tmp_path):
+    torch.manual_seed(7)
+    plain = timm.create_model("test_resnet", num_classes=5).eval()
+    torch.save(plain.state_dict(), tmp_path / "plain.pth")
+    model = small("test_resnet", backbone_checkpoint=tmp_path / "plain.pth").eval()
+    x = images(1, 3, 64, 64)
+    assert torch.equal(model.forward_swwae(x).logits, plain(x))
+    with pytest.raises(ValueError, match="can't be loaded into resnet10t"):
+        small("resnet10t", backbone_checkpoint=tmp_path / "plain.pth")
+
+
+def test_insert_has_a_where_at_every_step_and_the_same_shapes():
+    tap, insert, x = small("resnet18").eval(), small("resnet18", pools="insert").eval(), images(1, 3, 65, 64)
+    encoding = insert.forward_encoder(x)
+    assert all(where is not None and where.dtype == torch.uint8 for where in encoding.switches[:-1])
+    for a, b in zip(tap.forward_intermediates(x, intermediates_only=True), insert.forward_intermediates(x, intermediates_only=True)):
+        assert a.shape == b.shape
+    stem = nn.functional.conv2d(x, insert.backbone.conv1.weight, stride=1, padding=3)
+    torch.testing.assert_close(encoding.whats[0], nn.functional.max_pool2d(stem, 2, ceil_mode=True))
+
+
+class Dilated(nn.Module):
+    def forward(self, x):
+        return nn.functional.max_pool2d(self.conv(x), 3, 2, 1, dilation=2)
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+
+
+def test_dilated_max_pool_is_exact():
+    model, x = swwae_zoo.wrap(Dilated(), img_size=33).eval(), images(1, 3, 33, 33)
+    encoding = model.forward_encoder(x)
+    full = model.backbone.conv(x)
+    what, index = nn.functional.max_pool2d(full, 3, 2, 1, dilation=2, return_indices=True)
+    assert torch.equal(encoding.whats[0], what)
+    where = encoding.switches[0].int()
+    row = torch.arange(what.shape[2])[:, None] * 2 - 1 + where // 5
+    column = torch.arange(what.shape[3]) * 2 - 1 + where % 5
+    assert torch.equal(row * 33 + column, index) and model.forward_swwae(x).reconstruction.shape == x.shape
+
+
+# --- what can't be wrapped ----------------------------------------------------------------------------
+
+
+class TwoInputs(nn.Module):
+    def forward(self, x, mask):
+        return x * mask
+
+
+class Flat(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+
+    def forward(self, x):
+        return self.conv(x)
+
+
+@pytest.mark.parametrize(("make", "words"), [
+    (lambda: swwae_zoo.wrap("vit_tiny_patch16_224"), ["tokens", "convnet near its size"]),
+    (lambda: swwae_zoo.wrap("mixer_s32_224"), ["tokens", "convnet near its size"]),
+    (lambda: swwae_zoo.wrap(TwoInputs()), ["needs x, mask"]),
+    (lambda: swwae_zoo.wrap(Flat(), img_size=32), ["nothing shrinks", "32x32"]),
+    (lambda: swwae_zoo.wrap(Own(), in_chans=1, img_size=28, stages=["stem", "boddy"]), ["'boddy'", "did you mean body?", "stem, body, fc"]),
+    (lambda: swwae_zoo.wrap("resnet999"), ["resnet999"]),
+    (lambda: swwae_zoo.wrap("resnet18", pools="tapp"), ["'tapp'", "tap, insert"]),
+    (lambda: swwae_zoo.wrap("resnet18", decoder_depth=0), ["decoder_depth"]),
+    (lambda: swwae_zoo.wrap("inception_v3", img_size=32), ["inception_v3", "32x32", "img_size="]),
+    (lambda: swwae_zoo.wrap(Own(), in_chans=3, img_size=28), ["Own", "3x28x28", "in_chans"]),
+    (lambda: swwae_zoo.wrap(3), ["expected a timm name or a module"]),
+])
+def test_bad_input(make, words):
+    with pytest.raises(ValueError) as caught:
+        make()
+    assert all(word in str(caught.value) for word in words) and "\n" not in str(caught.value), caught.value

@@ -1,0 +1,68 @@
+"""What wrapping costs: a SWWAE step of resnet18 at 96x96 (tap mode, light decoder) beside the plain backbone's step.
+
+    OMP_NUM_THREADS=1 python benchmarks/wrap.py
+
+Three steps on the same images, turn about: the plain backbone's, the backbone watched (every where made, nothing decoded),
+and the SWWAE's; each makes all gradients and updates the weights with AdamW.  The least of each counts, and the ratios
+are taken within a turn as well, since other work on a machine slows whole turns.
+"""
+import argparse
+import statistics
+import time
+
+import torch
+from timm.optim import create_optimizer_v2
+from torch import nn
+
+import swwae_zoo
+from swwae_zoo.losses import Lambdas, middle_losses, nll_loss, reconstruction_loss, total_loss
+
+
+def losses(model: nn.Module, kind: str, images: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    if kind == "plain":
+        return nll_loss(model.backbone(images), target)
+    encoding = model.forward_encoder(images)
+    nll = nll_loss(model.forward_head(encoding.features), target)
+    if kind == "watched":
+        return nll
+    decoding = model.forward_decoder(encoding)
+    return total_loss(Lambdas(), nll, reconstruction_loss(decoding.reconstruction, images), middle_losses(decoding.middles))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backbone", default="resnet18")
+    parser.add_argument("--img-size", type=int, default=96)
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--turns", type=int, default=7)
+    parser.add_argument("--decoder", default="light")
+    args = parser.parse_args()
+    torch.manual_seed(0)
+    model = swwae_zoo.wrap(args.backbone, img_size=args.img_size, decoder=args.decoder).train().to(memory_format=torch.channels_last)
+    images = torch.rand(args.batch_size, 3, args.img_size, args.img_size).contiguous(memory_format=torch.channels_last)
+    target = torch.randint(model.num_classes, (args.batch_size,))
+    optimizers = {"plain": create_optimizer_v2(model.backbone, opt="adamw", lr=1e-4)}
+    optimizers["watched"] = optimizers["plain"]
+    optimizers["swwae"] = create_optimizer_v2(model, opt="adamw", lr=1e-4)
+    turns = []
+    for _ in range(args.turns + 1):
+        turn = {}
+        for kind, optimizer in optimizers.items():
+            model.zero_grad(set_to_none=True)
+            start, cpu = time.perf_counter(), time.process_time()
+            losses(model, kind, images, target).backward()
+            optimizer.step()
+            turn[kind] = (time.perf_counter() - start, time.process_time() - cpu)
+        turns.append(turn)
+    turns = turns[1:]
+    for i, name in enumerate(("wall", "processor")):
+        least = {kind: min(turn[kind][i] for turn in turns) for kind in optimizers}
+        ratio = statistics.median(turn["swwae"][i] / turn["plain"][i] for turn in turns)
+        tap = statistics.median((turn["watched"][i] - turn["plain"][i]) / turn["swwae"][i] for turn in turns)
+        print(f"{name:9s}  plain {1000 * least['plain']:.0f} ms  watched {1000 * least['watched']:.0f} ms  SWWAE {1000 * least['swwae']:.0f} ms  "
+              f"SWWAE / plain {least['swwae'] / least['plain']:.2f} (median of turns {ratio:.2f})  "
+              f"tap's share {100 * (least['watched'] - least['plain']) / least['swwae']:.1f} % (median of turns {100 * tap:.1f} %)")
+
+
+if __name__ == "__main__":
+    main()

@@ -23,7 +23,8 @@ def show(
     from swwae_zoo.describe import build_meta, describe, totals
 
     if (model is None) == (backbone is None) and model != "swwae_wrap":
-        raise ValueError("got a model and --backbone, or neither: expected one of them")
+        raise ValueError("Missing argument MODEL, or --backbone" if model is None else
+                         f"got {model} and --backbone {backbone}: expected one of them")
     model = model or "swwae_wrap"
     wrapping = {"backbone": backbone, "pools": pools, "decoder": decoder}
     args = {**wrapping, "img_size": img_size, "in_chans": in_chans, "num_classes": num_classes}

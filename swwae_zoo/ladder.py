@@ -284,7 +284,7 @@ class _Graph:
         if not steps:
             raise ValueError(
                 f"its features have the image's own size, {top[0]}x{top[1]}: nothing shrinks, so there is no where to keep")
-        if not _same_level(size, top):
+        if any(max(a, b) > 2 * min(a, b) for a, b in zip(size, top)):  # a last interpolation is bridged by another
             raise ValueError(
                 f"its maps shrink from {size[0]}x{size[1]} to {top[0]}x{top[1]} in a way that is no convolution, pool or "
                 "rearrangement")

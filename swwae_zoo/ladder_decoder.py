@@ -72,7 +72,7 @@ class Rung(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """(B, in_chs, h, w) -> what's counterpart (B, out_chs, h, w), and (B, out_chs, *size)."""
         if where is not None:
-            x = fit(x, (where.shape[2], where.shape[3]))
+            x = _bridge(x, (where.shape[2], where.shape[3]))
         for conv in self.convs[:-1]:
             x = F.relu(conv(x))
         x = self.convs[-1](x)
@@ -81,6 +81,13 @@ class Rung(nn.Module):
         what = F.relu(x) if self.facts.is_rectified else x
         kernel, stride, padding, pooled = frame
         return what, switch_unpool2d(F.relu(x), where, kernel, stride, padding, output_size=pooled)
+
+
+def _bridge(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Fits a map to the size behind a step: a margin of unpadded convolutions by zeros, an interpolation by another."""
+    if any(2 * max(a, b) > 3 * min(a, b) for a, b in zip(x.shape[2:], size)):
+        return F.interpolate(x, size)
+    return fit(x, size)
 
 
 def _lay_out(x: Tensor, stride: tuple[int, int]) -> Tensor:

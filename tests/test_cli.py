@@ -243,3 +243,9 @@ def test_show() -> None:
     assert layers["head.fc"]["shape"] == [7] and layers["stages.0.pool"]["layer"] == "soft pool 2x2"
     table = swwae(*args).stdout
     assert "where 2 -> decoder.stages.2" in table and f"{shown['totals']['decoder']['flops']:,}" in table
+
+
+def test_show_a_wrapped_backbone() -> None:
+    table = swwae("show", "--backbone", "test_resnet", "--decoder", "light", "--img-size", "64").stdout
+    assert "strided conv /2: tap beside it" in table and "max pool /2: replaced" in table and "where 2 <- step 2" in table
+    assert "expected one of them" in refusal("show", "swwae_mnist", "--backbone", "test_resnet")

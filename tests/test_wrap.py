@@ -272,3 +272,18 @@ def test_bad_input(make, words):
     with pytest.raises(ValueError) as caught:
         make()
     assert all(word in str(caught.value) for word in words) and "\n" not in str(caught.value), caught.value
+
+
+def test_distributed_data_parallel(tmp_path):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
+    try:
+        x, target = images(4, 3, 64, 64), torch.tensor([0, 1])
+        gradients = []
+        for parallel in (False, True):
+            task = SWWAETask(small("test_resnet"), Lambdas(1.0, 1.0, 1.0))
+            module = nn.parallel.DistributedDataParallel(task) if parallel else task
+            module(x, target)["loss"].backward()
+            gradients.append([p.grad for p in task.parameters()])
+        torch.testing.assert_close(*gradients)
+    finally:
+        torch.distributed.destroy_process_group()

@@ -13,7 +13,7 @@ Run = Annotated[str, typer.Argument(help="Run directory of `swwae train`, or its
 Weights = Annotated[str, typer.Option("--weights", metavar="best|last", help="Which weights of the run.")]
 DataDir = Annotated[str | None, typer.Option("--data-dir", help="Where data sets lie (else the run's, SWWAE_DATA, ~/.cache/swwae_zoo).")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
-Amp = Annotated[str, typer.Option("--amp", metavar="off|bf16|fp16", help="Mixed precision.")]
+Amp = Annotated[str, typer.Option("--amp", metavar="auto|off|bf16|fp16", help="Mixed precision.")]
 
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

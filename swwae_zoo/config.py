@@ -105,7 +105,10 @@ class RunConfig:
     ema: float = option("Training", 0.0, "Decay of the weights' moving average; 0 = off.", minimum=0, below=1)
 
     device: str = option("Machine", "auto", "auto, cpu, cuda, cuda:N or mps.")
-    amp: str = option("Machine", "off", "Mixed precision.", choices=("off", "bf16", "fp16"))
+    amp: str = option(
+        "Machine", "off", "Mixed precision; auto = bf16 where the device computes in it.",
+        choices=("auto", "off", "bf16", "fp16"),
+    )  # fmt: skip
     channels_last: bool = option("Machine", True, "Channels-last memory format.")
     compile: bool = option("Machine", False, "Compile the step with torch.compile.")
     compile_mode: str = option(

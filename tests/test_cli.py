@@ -156,7 +156,7 @@ def test_train_prints_json(recipe: str, runs: list[Any]) -> None:
     (["--nope"], "--nope"),
     (["train", "--lamda-rec", "1"], "--lambda-rec"),
     (["train", "--labels", "many"], "--labels"),
-    (["train", "--steps", "3", "--amp", "bf61"], "expected one of off, bf16, fp16"),
+    (["train", "--steps", "3", "--amp", "bf61"], "expected one of auto, off, bf16, fp16"),
     (["train", "--steps", "3", "--lr", "nan"], "lr: got nan"),
     (["train", "--lambda-middle", "1,b"], "--lambda-middle: got '1,b', expected numbers"),
     (["train", "--model-arg", "pool"], "expected KEY=VALUE"),

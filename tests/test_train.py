@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from swwae_zoo.cli.main import app
 from swwae_zoo.config import RunConfig, to_toml
 from swwae_zoo.data import Preprocess, load_images
+from swwae_zoo.evaluate import Autocast
 from swwae_zoo.progress import Progress
 from swwae_zoo.run_directory import RunDirectory
 from swwae_zoo.train import build_model, input_shape, lambdas_of, resident, runs_of, splits_of, summary, train_rounds
@@ -208,6 +209,11 @@ def test_rounds_draw_their_labels_anew_and_are_reported_together(tmp_path: Path,
 
 
 # --- machine ----------------------------------------------------------------------------------------------
+
+
+def test_auto_precision_is_what_the_processor_computes_in() -> None:
+    chosen = Autocast("auto", torch.device("cpu")).dtype
+    assert chosen == (torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else None)
 
 
 def test_bf16(tmp_path: Path) -> None:

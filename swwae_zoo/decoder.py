@@ -13,6 +13,7 @@ M-1, ..., 0.  ReLU follows every convolution but the last, whose output is the r
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 
 from .narrow_conv import NarrowConv2d
 from .pooling import soft_unpool2d, switch_unpool2d, upsample_unpool2d
+from .rebuilt import rebuilt
 from .stages import ConvFact, Stage
 
 __all__ = ["ConvNorm", "Decoding", "Encoding", "MirroredDecoder"]
@@ -120,10 +122,12 @@ class DecoderStage(nn.Module):
     @torch.jit.unused
     def forward(self, what: Tensor, where: Tensor | None, size: tuple[int, int]) -> Tensor:
         x = self.unpool_what(what, where, size)
-        for conv in self.convs[:-1]:
-            x = F.relu(conv(x))
-        x = self.convs[-1](x)
-        return x if self.is_output else F.relu(x)
+        for i, conv in enumerate(self.convs):
+            with rebuilt(x, lambda: self.unpool_what(what, where, size)) if i == 0 and self.pool_size else nullcontext():
+                x = conv(x)
+            if not (self.is_output and i == len(self.convs) - 1):
+                x = F.relu(x)
+        return x
 
 
 class MirroredDecoder(nn.Module):

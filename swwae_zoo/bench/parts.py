@@ -21,7 +21,8 @@ REST = "pointwise, losses, copies"
 def shares(step: Step) -> dict[str, float]:
     """Share of each part in one step's work, summing to 1: device time on a GPU, operators' own time on a CPU."""
     cuda = step.device.type == "cuda"
-    with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]) as profiled:
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
+    with profile(activities=activities, acc_events=True) as profiled:  # torch 2.11 warns of what it would drop otherwise
         step()
         synchronize(step.device)
     times = dict.fromkeys((*PARTS, REST), 0.0)

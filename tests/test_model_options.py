@@ -166,7 +166,7 @@ def test_gradient_checkpointing_changes_nothing_but_memory(args):
         plain = [p.grad for n, p in model.named_parameters() if not n.startswith("decoder.")]
         results.append(([out.logits, out.reconstruction, logits, *maps, *full, *plain], saved[0]))
     torch.testing.assert_close(results[0][0], results[1][0])
-    assert results[1][1] < 0.7 * results[0][1]
+    assert results[1][1] < 0.8 * results[0][1]  # without it the decoder's unpooled maps are made anew already (rebuilt.py)
 
 
 def test_copies_and_pickles():

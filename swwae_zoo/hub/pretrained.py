@@ -64,7 +64,8 @@ def with_weights(cfgs: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str
 
 def _packaged_cfg(folder: Path) -> dict[str, Any]:
     said = json.loads((folder / CONFIG).read_text(encoding="utf-8"))["pretrained_cfg"]
-    return {key: value for key, value in said.items() if key not in ("architecture", "tag", "custom_load")}
+    return {key: tuple(value) if isinstance(value, list) else value  # JSON has no tuples, timm's cfgs do
+            for key, value in said.items() if key not in ("architecture", "tag", "custom_load")}
 
 
 def resolve(variant: str, pretrained: bool, defaults: Mapping[str, Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -53,6 +53,7 @@ class NotationSWWAE(SWWAE):
         unpool: "switch", or "upsample" (every position gets the what: the ablation of Figure 2).
         batch_norm: batch norm after every convolution, in the encoder and the decoder.
         drop_rate: dropout in front of the fully connected layers.
+        drop_conv_rate: dropout in front of the encoder's convolutions but the first: the paper's rival in Table 4.
 
     Raises:
         ValueError: wrong notation, option or image size.
@@ -70,6 +71,7 @@ class NotationSWWAE(SWWAE):
         unpool: str = "switch",
         batch_norm: bool = False,
         drop_rate: float = 0.0,
+        drop_conv_rate: float = 0.0,
         device=None,
         dtype=None,
     ):
@@ -80,6 +82,8 @@ class NotationSWWAE(SWWAE):
             raise ValueError(f"images of {in_chans}x{height}x{width} (in_chans, img_size): expected numbers of at least 1")
         if not 0 <= beta < float("inf"):
             raise ValueError(f"beta is {beta}: expected a finite number of at least 0; the paper uses 100")
+        if not 0 <= drop_conv_rate < 1:
+            raise ValueError(f"drop_conv_rate is {drop_conv_rate}: expected a share of at least 0 and below 1")
         stages, linears = stages_from_notation(notation, in_chans)
         sizes = feature_sizes(stages, img_size)
         self.notation = paper.format(paper.parse(notation))
@@ -89,7 +93,8 @@ class NotationSWWAE(SWWAE):
         self._traits = {"fixed_input_size": global_pool == "flatten"}
 
         decoder = MirroredDecoder(stages, pool, unpool, batch_norm, **dd)
-        self.stages = nn.Sequential(*(EncoderStage(s, pool, beta, batch_norm, **dd) for s in stages))
+        self.stages = nn.Sequential(*(
+            EncoderStage(s, pool, beta, batch_norm, drop_conv_rate, is_input=m == 0, **dd) for m, s in enumerate(stages)))
         self.feature_info = [
             {"num_chs": stage.convs[-1].out_chs, "reduction": total_reduction(stages[: m + 1]), "module": f"stages.{m}"}
             for m, stage in enumerate(stages)

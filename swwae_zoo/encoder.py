@@ -28,21 +28,31 @@ class EncoderStage(nn.Module):
         pool: "hard" (max, argmax) or "soft" (eq. 3, 4 with ``beta``).
         beta: sharpness of the soft pool.
         batch_norm: batch norm after every convolution.
+        drop_rate: dropout in front of every convolution of this stage.
+        is_input: the first convolution sees the image, which is not dropped.
     """
 
     __constants__ = ["is_soft"]  # TorchScript, which can't compile the soft pool, then leaves that branch out
 
-    def __init__(self, stage: Stage, pool: str, beta: float, batch_norm: bool, device=None, dtype=None):
+    def __init__(
+        self, stage: Stage, pool: str, beta: float, batch_norm: bool, drop_rate: float = 0.0, is_input: bool = False,
+        device=None, dtype=None,
+    ):
         super().__init__()
         self.pool_size = stage.pool_size
         self.is_soft = pool == "soft"
         self.beta = beta
+        self.drop_rate = drop_rate
+        self.is_input = is_input
         self.convs = nn.ModuleList(ConvNorm(fact, batch_norm, device=device, dtype=dtype) for fact in stage.convs)
 
     def forward_convs(self, x: Tensor) -> Tensor:
         """(B, c_in, H, W) -> (B, c_out, H, W), before the ReLU of the last convolution."""
         for i, conv in enumerate(self.convs):  # TorchScript can't slice them
-            x = conv(F.relu(x) if i > 0 else x)
+            x = F.relu(x) if i > 0 else x
+            if self.drop_rate > 0 and (i > 0 or not self.is_input):
+                x = F.dropout(x, self.drop_rate, self.training)
+            x = conv(x)
         return x
 
     def forward(self, x: Tensor) -> Tensor:

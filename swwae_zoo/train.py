@@ -18,6 +18,7 @@ from .data import ImageSet, Splits, fits_on, make_splits, seeded
 from .describe import build_meta
 from .distributed import World, connected
 from .finetune import freeze
+from .initial import load_initial
 from .interrupt import Interrupt
 from .losses import Lambdas
 from .progress import Progress
@@ -177,10 +178,10 @@ def input_shape(config: RunConfig) -> tuple[int, int, int]:
 
 
 def build_model(config: RunConfig, num_classes: int, world: World = World()) -> SWWAE:
-    """The model of ``config``, initialised from its seed; what is drawn later (dropout) differs between processes.
+    """The model of ``config``, initialised from its seed or from ``init``; what is drawn later (dropout) differs between processes.
 
     Raises:
-        ValueError: an argument the model does not take, or a model that is not a SWWAE.
+        ValueError: an argument the model does not take, a model that is not a SWWAE, or ``init`` holds no weights for it.
     """
     torch.manual_seed(config.seed)
     args = {"num_classes": num_classes, **config.model_args}
@@ -190,6 +191,8 @@ def build_model(config: RunConfig, num_classes: int, world: World = World()) -> 
         raise ValueError(f"model_args: {config.model} can't be built with {config.model_args}: {error}") from error
     if not isinstance(model, SWWAE):
         raise ValueError(f"{config.model} has no decoder, so it can't learn from unlabelled images; `swwae list` shows models that can")
+    if config.init:
+        load_initial(model, config.init)
     freeze(model, config.freeze_stages, config.norm_eval)
     if not world.first:
         torch.manual_seed(seeded(config.seed, "dropout", world.rank).initial_seed())

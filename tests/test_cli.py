@@ -23,7 +23,7 @@ SCRIPT = Path(sysconfig.get_path("scripts")) / "swwae"
 TRAIN_FLAGS = """
     --amp --backbone --bad-images --batch-size --channels-last --clip-grad --compile --compile-mode --contrast --copies
     --data --data-dir --decoder --detach-targets --device --ema --epochs --eval-every --exclude --force --freeze-stages
-    --json --labeled-batch --labels --lambda-l1 --lambda-middle --lambda-nll --lambda-rec --layer-decay
+    --init --json --labeled-batch --labels --lambda-l1 --lambda-middle --lambda-nll --lambda-rec --layer-decay
     --log-every --lr --lr-encoder --min-lr --mirror --model --model-arg --momentum --no-channels-last
     --no-compile --no-detach-targets --no-mirror --no-norm-eval --no-sync-bn --no-twin --norm-eval --num-labels
     --num-val --opt --opt-betas --out --pools --recipe --resume --rounds --save-every --sched --seed --steps

@@ -144,6 +144,21 @@ def test_dropout_stands_before_every_fully_connected_layer():
     assert torch.equal(model(x), model(x))
 
 
+def test_dropout_stands_before_every_convolution_but_the_first():
+    """Convolutions that copy the middle pixel tell what reaches them."""
+    model = create(notation="(4)3c-(4)3c-2p-(4)3c-2p-7fc", drop_conv_rate=0.5).train()
+    for conv in (stage_conv.conv for stage in model.stages for stage_conv in stage.convs):
+        torch.nn.init.dirac_(conv.weight)
+        torch.nn.init.zeros_(conv.bias)
+    torch.nn.init.ones_(model.stages[0].convs[0].conv.weight[:, :, 1, 1])
+    x = torch.ones(8, 1, 18, 18)
+    assert set(model.stages[0].convs[0](x).unique().tolist()) == {1.0}
+    encoding = model.forward_encoder(x)
+    assert set(encoding.whats[0].unique().tolist()) == {0.0, 2.0}
+    assert set(encoding.whats[1].unique().tolist()) == {0.0, 4.0}
+    assert set(model.eval().forward_encoder(x).whats[1].unique().tolist()) == {1.0}
+
+
 @pytest.mark.parametrize("args", [{}, {"pool": "soft"}, {"batch_norm": True}, {"notation": "(4)3c-2p-(6)3c-7fc"}])
 def test_gradient_checkpointing_changes_nothing_but_memory(args):
     x, results = rand(2, 1, 18, 18), []
@@ -243,6 +258,7 @@ def test_batches_of_none_and_one(batch):
         ({"global_pool": ""}, "num_classes is 7: give num_classes=0 or another global_pool"),
         ({"num_classes": -1}, "num_classes is -1: expected"),
         ({"drop_rate": 1.0}, "drop_rate is 1.0: expected a share"),
+        ({"drop_conv_rate": -0.1}, "drop_conv_rate is -0.1: expected a share"),
         ({"img_size": 5}, "images of 5x5 are too small: stage 1 pools 3x3 windows, but its map is 2x2; this net takes images from 6x6 up"),
         ({"img_size": 0}, "expected numbers of at least 1"),
         ({"in_chans": 0}, "images of 0x18x18 (in_chans, img_size)"),

@@ -77,6 +77,7 @@ SWWAE_ARGS = {
     "notation": text(1000), "num_classes": whole(0, MAX_CLASSES), "in_chans": whole(1, MAX_CHANS),
     "img_size": either(whole(1, MAX_SIDE), listed(whole(1, MAX_SIDE), 2, 2)), "global_pool": one_of(*GLOBAL_POOLS),
     "pool": one_of(*POOLS), "beta": number(0, 1e6), "unpool": one_of(*UNPOOLS), "batch_norm": flag(), "drop_rate": number(0, 1),
+    "drop_conv_rate": number(0, 1),
 }
 ARGS_OF: dict[str, Mapping[str, Rule]] = {}  # models with arguments of their own; all others take SWWAE_ARGS
 

@@ -9,7 +9,7 @@ from typer.core import TyperGroup
 
 import swwae_zoo
 
-from . import bench, pull, push, reconstruct, recipes, show, train
+from . import bench, pull, push, recipes, reconstruct, reproduce, show, train
 from . import eval as eval_command
 from . import list as list_command
 
@@ -95,5 +95,6 @@ app.command("list")(list_command.list_models)
 app.command("show")(show.show)
 app.command("recipes")(recipes.recipes)
 app.command("bench")(bench.bench)
+app.command("reproduce")(reproduce.reproduce)
 app.command("push")(push.push)
 app.command("pull")(pull.pull)

@@ -5,16 +5,32 @@ import difflib
 
 from .figure2 import figure2
 from .figure3 import figure3, figure4
+from .figure5 import figure5
 from .runs import Setting
-from .targets import TARGETS
+from .tables import reproduce_table
+from .targets import TABLES, TARGETS
 
 __all__ = ["reproduce"]
 
 
 def reproduce(target: str, setting: Setting, rows: str = "") -> None:
-    """Does what is not done yet, and writes records, table and picture into ``setting.out``."""
-    draw = {"fig2": figure2, "fig3": figure3, "fig4": figure4}
+    """Does what is not done yet, and writes records, table and picture into ``setting.out``.
+
+    Args:
+        target: one of TARGETS.
+        rows: patterns of rows, of tables and of Figure 5.
+
+    Raises:
+        ValueError: no such target or row, rows where there are none, data that can't be had, and what runs raise.
+    """
     if target not in TARGETS:
         near = difflib.get_close_matches(target, TARGETS, n=1)
         raise ValueError(f"got {target!r}{f'; did you mean {near[0]}?' if near else ''}; expected one of {', '.join(TARGETS)}")
-    draw[target](setting)
+    if target in TABLES:
+        reproduce_table(target, setting, rows)
+    elif target == "fig5":
+        figure5(setting, rows)
+    elif rows:
+        raise ValueError(f"rows: got {rows!r}, but {target} has no rows: leave it out")
+    else:
+        {"fig2": figure2, "fig3": figure3, "fig4": figure4}[target](setting)

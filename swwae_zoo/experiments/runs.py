@@ -16,7 +16,7 @@ from ..config import RunConfig
 from ..run_directory import RunDirectory, atomic_write
 from ..train import MAY_CHANGE_ON_RESUME, runs_of, train_rounds
 
-__all__ = ["Setting", "read_records", "rounds_of", "run_once", "write_all", "write_text"]
+__all__ = ["Setting", "keep", "read_records", "rounds_of", "run_once", "write_all", "write_text"]
 
 KEPT = ("val_error", "best_val_error", "test_error", "test_rec", "steps", "seconds")
 QUICK_STEPS = 20
@@ -87,10 +87,17 @@ def run_once(config: RunConfig, name: str, setting: Setting, twin: bool = False,
         **{key: provenance.get(key) for key in ("command", "commit", "versions", "machine", "resumed") if key in provenance},
         "recipe": asdict(config),
     }
+    keep(record, setting)
+    return record
+
+
+def keep(record: dict[str, Any], setting: Setting) -> None:
+    """Writes the record of a run that may have been done on another machine."""
+    twin = "-twin" if record["twin"] else ""
+    file = setting.out / "records" / f"{record['name']}-seed{record['seed']}{twin}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(file) as part:
         part.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    return record
 
 
 def read_records(setting: Setting, name: str = "") -> list[dict[str, Any]]:

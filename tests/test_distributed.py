@@ -1,15 +1,18 @@
-"""Two processes under torchrun, over gloo: the run of one process within rounding."""
+"""Two processes under torchrun, over gloo: the run of one process within rounding, and no hang when one is killed."""
 import json
 import os
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from swwae_zoo.config import RunConfig, to_toml
 from swwae_zoo.data import Preprocess
@@ -71,6 +74,69 @@ def test_two_processes_run_as_one(keys: dict[str, Any], folders: tuple[str, ...]
     assert said.count("12 steps") == len(folders), "rank 0 alone speaks"
     for folder in folders:
         assert_close(tmp_path / "one" / folder, tmp_path / "two" / folder, 2e-4)
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    out = tmp_path_factory.mktemp("unbroken") / "run"
+    process = start(replace(BASE, steps=400, log_every=20, save_every=40, model_args={**TINY, "drop_rate": 0.5}, out=str(out)))
+    said = finish(process)
+    assert process.returncode == 0, said
+    yield out
+
+
+def workers(launcher: int) -> list[int]:
+    return [int(pid) for pid in Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()]
+
+
+def when_saved(run: Path, process: subprocess.Popen[str]) -> None:
+    end = time.monotonic() + 60
+    while not (run / "checkpoint.pt").exists():
+        assert time.monotonic() < end and process.poll() is None, "no checkpoint came"
+        time.sleep(0.01)
+
+
+def assert_same_weights(a: Path, b: Path) -> None:
+    x, y = (load_file(run / "last" / "model.safetensors") for run in (a, b))
+    assert x.keys() == y.keys() and all(torch.equal(x[name], y[name]) for name in x)
+
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the workers in /proc")
+
+
+@needs_proc
+def test_a_killed_process_is_started_again_and_goes_on(tmp_path: Path, unbroken: Path) -> None:
+    """With dropout, whose random numbers each process draws for itself, the weights are equal bit for bit."""
+    recipe = replace(BASE, steps=400, log_every=20, save_every=40, model_args={**TINY, "drop_rate": 0.5}, out=str(tmp_path / "run"))
+    process = start(recipe, "--standalone", "--max-restarts", "1")
+    when_saved(tmp_path / "run", process)
+    os.kill(workers(process.pid)[-1], signal.SIGKILL)
+    said = finish(process)
+    assert process.returncode == 0 and "going on behind step" in said, said
+    assert_same_weights(tmp_path / "run", unbroken)
+
+
+@needs_proc
+def test_a_killed_process_ends_the_job_in_time_and_a_signal_saves_it(tmp_path: Path, unbroken: Path) -> None:
+    recipe = replace(BASE, steps=400, log_every=20, save_every=40, model_args={**TINY, "drop_rate": 0.5}, out=str(tmp_path / "run"))
+    process = start(recipe)
+    when_saved(tmp_path / "run", process)
+    os.kill(workers(process.pid)[-1], signal.SIGKILL)
+    said = finish(process, 45)
+    assert process.returncode != 0 and "SIGKILL" in said and "another one is gone" in said, said
+
+    resumed = start(recipe, flags=("--resume",))
+    before = (tmp_path / "run" / "checkpoint.pt").stat().st_mtime_ns
+    end = time.monotonic() + 60
+    while (tmp_path / "run" / "checkpoint.pt").stat().st_mtime_ns == before and resumed.poll() is None and time.monotonic() < end:
+        time.sleep(0.01)
+    resumed.send_signal(signal.SIGINT)
+    said = finish(resumed)
+    assert resumed.returncode != 0 and said.count("is saved; go on with: swwae train --resume") >= 1, said
+    last = start(recipe, flags=("--resume",))
+    said = finish(last)
+    assert last.returncode == 0, said
+    assert_same_weights(tmp_path / "run", unbroken)
 
 
 def test_parts_make_up_the_whole() -> None:

@@ -79,7 +79,7 @@ def test_two_processes_run_as_one(keys: dict[str, Any], folders: tuple[str, ...]
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     out = tmp_path_factory.mktemp("unbroken") / "run"
-    process = start(replace(BASE, steps=400, log_every=20, save_every=40, model_args={**TINY, "drop_rate": 0.5}, out=str(out)))
+    process = start(replace(BASE, steps=40, log_every=5, save_every=5, model_args={**TINY, "drop_rate": 0.5}, out=str(out)))
     said = finish(process)
     assert process.returncode == 0, said
     yield out
@@ -107,7 +107,7 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="fi
 @needs_proc
 def test_a_killed_process_is_started_again_and_goes_on(tmp_path: Path, unbroken: Path) -> None:
     """With dropout, whose random numbers each process draws for itself, the weights are equal bit for bit."""
-    recipe = replace(BASE, steps=400, log_every=20, save_every=40, model_args={**TINY, "drop_rate": 0.5}, out=str(tmp_path / "run"))
+    recipe = replace(BASE, steps=40, log_every=5, save_every=5, model_args={**TINY, "drop_rate": 0.5}, out=str(tmp_path / "run"))
     process = start(recipe, "--standalone", "--max-restarts", "1")
     when_saved(tmp_path / "run", process)
     os.kill(workers(process.pid)[-1], signal.SIGKILL)
@@ -117,8 +117,9 @@ def test_a_killed_process_is_started_again_and_goes_on(tmp_path: Path, unbroken:
 
 
 @needs_proc
+@pytest.mark.skipif(not os.environ.get("SWWAE_SLOW"), reason="starts torchrun three times; SWWAE_SLOW=1 runs it")
 def test_a_killed_process_ends_the_job_in_time_and_a_signal_saves_it(tmp_path: Path, unbroken: Path) -> None:
-    recipe = replace(BASE, steps=400, log_every=20, save_every=40, model_args={**TINY, "drop_rate": 0.5}, out=str(tmp_path / "run"))
+    recipe = replace(BASE, steps=40, log_every=5, save_every=5, model_args={**TINY, "drop_rate": 0.5}, out=str(tmp_path / "run"))
     process = start(recipe)
     when_saved(tmp_path / "run", process)
     os.kill(workers(process.pid)[-1], signal.SIGKILL)

@@ -21,9 +21,10 @@ import torch.nn.functional as F
 from timm.models import checkpoint
 from torch import Tensor, nn
 
+from .in_parts import in_parts, is_per_image
 from .narrow_conv import NarrowConv2d
 from .pooling import soft_unpool2d, switch_unpool2d, upsample_unpool2d
-from .rebuilt import rebuilt
+from .rebuilt import norm_relu, rebuilt
 from .stages import ConvFact, Stage
 
 __all__ = ["ConvNorm", "Decoding", "Encoding", "MirroredDecoder"]
@@ -121,13 +122,27 @@ class DecoderStage(nn.Module):
 
     @torch.jit.unused
     def forward(self, what: Tensor, where: Tensor | None, size: tuple[int, int]) -> Tensor:
+        if is_per_image(conv.norm for conv in self.convs):
+            chs = max(conv.conv.in_channels for conv in self.convs)
+            whole = in_parts(lambda *part: (self._rest(*self._first(*part, size)),), chs * size[0] * size[1] * what.element_size(), what, where)
+            return whole[0]
+        image_bytes = what.shape[1] * size[0] * size[1] * what.element_size()
+        return self._rest(*in_parts(lambda *part: self._first(*part, size), image_bytes, what, where))
+
+    def _first(self, what: Tensor, where: Tensor | None, size: tuple[int, int]) -> tuple[Tensor]:
+        """Unpooling and the first convolution, without its norm."""
         x = self.unpool_what(what, where, size)
-        for i, conv in enumerate(self.convs):
-            with rebuilt(x, lambda: self.unpool_what(what, where, size)) if i == 0 and self.pool_size else nullcontext():
-                x = conv(x)
-            if not (self.is_output and i == len(self.convs) - 1):
-                x = F.relu(x)
-        return x
+        with rebuilt(x, lambda: self.unpool_what(what, where, size)) if self.pool_size else nullcontext():
+            return (self.convs[0].conv(x),)
+
+    def _rest(self, x: Tensor) -> Tensor:
+        """What follows the first convolution, its norm first."""
+        for conv, after in zip(self.convs, self.convs[1:]):
+            x, held = norm_relu(conv.norm, x)
+            with held:
+                x = after.conv(x)
+        x = self.convs[-1].norm(x)
+        return x if self.is_output else F.relu(x)
 
 
 class MirroredDecoder(nn.Module):

@@ -1,13 +1,17 @@
 """One stage of the encoder: convolutions, then a pool that parts what from where."""
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .decoder import ConvNorm
+from .in_parts import in_parts, is_per_image
 from .pooling import soft_pool2d, switch_pool2d
+from .rebuilt import norm_relu
 from .stages import Stage
 
 __all__ = ["EncoderStage"]
@@ -67,10 +71,27 @@ class EncoderStage(nn.Module):
     @torch.jit.unused
     def forward_switch(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """What and where, see `Encoding`."""
-        x = self.forward_convs(x)
+        if not is_per_image(conv.norm for conv in self.convs):
+            return self._switch(x)
+        chs = max(conv.conv.out_channels for conv in self.convs)
+        return in_parts(self._switch, chs * x.shape[2] * x.shape[3] * x.element_size(), x)
+
+    def _switch(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        x = self.forward_convs(x) if self.drop_rate > 0 else self._convs_keeping_less(x)
         if self.pool_size is None:
             return F.relu(x), None
         if self.is_soft:
             return soft_pool2d(F.relu(x), self.pool_size, self.beta)
         what, where = switch_pool2d(x, self.pool_size)
         return F.relu(what), where
+
+    def _convs_keeping_less(self, x: Tensor) -> Tensor:
+        """`forward_convs`, bit for bit."""
+        held, last = nullcontext(), len(self.convs) - 1
+        for i, conv in enumerate(self.convs):
+            with held:
+                x = conv.conv(x)
+            if i == last:
+                return conv.norm(x)
+            x, held = norm_relu(conv.norm, x)
+        return x

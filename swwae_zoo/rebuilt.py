@@ -6,10 +6,11 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-__all__ = ["rebuilt"]
+__all__ = ["norm_relu", "rebuilt"]
 
 
 def rebuilt(image: Tensor, make: Callable[[], Tensor]) -> AbstractContextManager:
@@ -37,3 +38,30 @@ def rebuilt(image: Tensor, make: Callable[[], Tensor]) -> AbstractContextManager
             return make()
 
     return saved_tensors_hooks(pack, unpack)
+
+
+def norm_relu(norm: nn.Module, x: Tensor) -> tuple[Tensor, AbstractContextManager]:
+    """relu(norm(x)), and the context in which its one reader, a convolution, is to run.
+
+    Batch norm keeps x for backward, so relu(norm(x)), which both ReLU and the convolution would keep, can be made of it
+    again: one tensor a layer instead of two.
+
+    Args:
+        norm: behind a convolution; only batch norm in training is treated so.
+        x: (B, C, H, W).
+    """
+    y = norm(x)
+    if type(norm) is not nn.BatchNorm2d or not norm.training or torch.compiler.is_compiling() or torch.jit.is_tracing() or not y.requires_grad:
+        return F.relu(y), nullcontext()
+    source, made = x.detach(), []
+
+    def again() -> Tensor:
+        """The convolution asks first, then ReLU: what is made for the one serves the other."""
+        if made:
+            return made.pop()
+        made.append(F.relu_(F.batch_norm(source, None, None, norm.weight, norm.bias, True, 0.0, norm.eps)))
+        return made[0]
+
+    with rebuilt(y, again):
+        y = F.relu_(y)
+    return y, rebuilt(y, again)

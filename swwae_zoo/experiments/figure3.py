@@ -105,7 +105,7 @@ def table(measured: dict[str, dict[str, Any]], setting: Setting) -> str:
 
 def scatter(path: Path, responses: dict[str, Response], plane: int, pool: str) -> None:
     """The paper's four panels: what and where of one plane, moved digits over unmoved ones, sideways and up and down."""
-    figure = Figure(figsize=(15, 4.6), layout="constrained")
+    figure = Figure(figsize=(15, 5.0), layout="constrained")
     panels = figure.subplots(1, 4)
     titles = ("(a) what, moved sideways", "(b) where, moved sideways", "(c) what, moved up and down", "(d) where, moved up and down")
     for i, (axis, kind) in enumerate((axis, kind) for axis in "xy" for kind in ("what", "where")):

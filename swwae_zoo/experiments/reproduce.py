@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import difflib
 
+from ..interrupt import Stopped
 from .figure2 import figure2
 from .figure3 import figure3, figure4
 from .figure5 import figure5
@@ -21,11 +22,19 @@ def reproduce(target: str, setting: Setting, rows: str = "") -> None:
         rows: patterns of rows, of tables and of Figure 5.
 
     Raises:
+        Stopped: by a signal; everything done is saved.
         ValueError: no such target or row, rows where there are none, data that can't be had, and what runs raise.
     """
     if target not in TARGETS:
         near = difflib.get_close_matches(target, TARGETS, n=1)
         raise ValueError(f"got {target!r}{f'; did you mean {near[0]}?' if near else ''}; expected one of {', '.join(TARGETS)}")
+    try:
+        _run(target, setting, rows)
+    except Stopped as stop:
+        raise Stopped(f"stopped; {setting.out} holds what is done, and the same command goes on from there", stop.exit_code - 128) from None
+
+
+def _run(target: str, setting: Setting, rows: str) -> None:
     if target in TABLES:
         reproduce_table(target, setting, rows)
     elif target == "fig5":

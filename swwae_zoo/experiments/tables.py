@@ -148,7 +148,8 @@ def _records_of(row: Row, setting: Setting) -> list[dict[str, Any]]:
     found = []
     for fold in range(len(row.folds)):
         trials = [r for r in records if r["name"].startswith(f"{row.key}-fold{fold}-rec")]
-        found += [min(trials, key=lambda r: r["val_error"])] * (len(trials) == len(GRID))  # all of the grid, or no choice
+        if len(trials) == len(GRID):  # all of the grid, or no choice
+            found.append(min(trials, key=lambda r: r["val_error"]))
         found += [r for r in records if r["name"] == f"{row.key}-fold{fold}" and r["twin"]]
     return found
 

@@ -109,7 +109,8 @@ def read_records(setting: Setting, name: str = "") -> list[dict[str, Any]]:
 
 def write_all(setting: Setting, target: str) -> None:
     """All records as one file, OUT/TARGET.json, without paths of this machine."""
-    records = [{**record, "recipe": {k: v for k, v in record["recipe"].items() if k not in ("out", "init", "data_dir")}}
+    records = [{**record, "command": str(record.get("command", "")).replace(str(setting.out), setting.out.name),
+                "recipe": {k: v for k, v in record["recipe"].items() if k not in ("out", "init", "data_dir")}}
                for record in read_records(setting)]
     setting.out.mkdir(parents=True, exist_ok=True)
     with atomic_write(setting.out / f"{target}.json") as part:

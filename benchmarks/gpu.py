@@ -9,15 +9,16 @@ In the order of their worth, each part in a process of its own, so that one that
     bench   training steps of all variants in bf16 and fp32, ours beside plain PyTorch's, eager and compiled
     pools   pools and unpools beside torch's and beside a copy
     data    waiting for resident and for memory-mapped images
-    mnist   the MNIST recipe with 100, 600, 1,000 and 3,000 labels, each beside its lambda = 0 twin
-    cifar   the CIFAR-10 recipe beside its twin
+    mnist   Tables 5 and 4 and MNIST with all labels, five rounds of each row (`swwae reproduce`)
+    cifar   the CIFAR-10 row of Table 3, three rounds beside its twin; its weights lie in OUT/table3/runs
 
 DATA holds MNIST and CIFAR-10 as torchvision lays them out. A training run that is cut off goes on with the same command:
-what is finished is not run again. --tiny does a little of everything, to see that it runs.
+what is finished is not run again. Recipes cut to what a CPU can do are worth lengthening on a GPU. --tiny does a little of everything, to see that it runs.
 """
 
 import argparse
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -26,10 +27,9 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 VARIANTS = ("swwae_mnist", "swwae_svhn", "swwae_cifar_vgg", "swwae_stl10")
-LABELS = (100, 600, 1000, 3000)
 
 
-def commands(part, out, data, device, tiny):
+def commands(part, out, device, tiny):
     """(name, seconds it should get at most, arguments for python), in order."""
     swwae = ["-m", "swwae_zoo.cli"]
     if part == "bench":
@@ -43,26 +43,22 @@ def commands(part, out, data, device, tiny):
         few = ["--images", "1000", "--batch-size", "4", "--steps", "1"] if tiny else ["--batch-size", "1024", "--amp", "bf16"]
         yield "data", 90, [str(HERE / "data.py"), "--device", device, "--json", str(out / "data.json"), *few]
     elif part == "mnist":
-        for labels in LABELS:
-            few = ["--steps", "2", "--rounds", "1", "--num-val", "100", "--batch-size", "4"] if tiny else []
-            yield f"mnist-{labels}", 240, train(out / f"mnist-{labels}", data, device, [
-                "--model", "swwae_mnist", "--labels", str(labels), "--rounds", "5", "--twin", *few])  # fmt: skip
+        for target, rows, seconds in (("table5", "drop-100", 300), ("table4", "swwae-100,sfx-100", 400), ("mnist_full", "", 200)):
+            yield target, seconds, reproduce(target, out, device, 5, rows if tiny else "", tiny)
     elif part == "cifar":
-        few = ["--steps", "1", "--batch-size", "4", "--labeled-batch", "4", "--rounds", "1"] if tiny else []
-        yield "cifar10", 600, train(out / "cifar10", data, device, ["--model", "swwae_cifar_vgg", "--twin", *few])
+        yield "table3", 600, reproduce("table3", out, device, 3, "cifar10", tiny)
     else:
         raise SystemExit(f"unknown part {part!r}")
 
 
-def train(out, data, device, flags):
-    resume = ["--resume"] if (out / "config.toml").exists() else []
-    amp = [] if device == "cpu" else ["--amp", "bf16"]
-    return ["-m", "swwae_zoo.cli", "train", *flags, *amp, "--device", device, "--data-dir", str(data), "--out", str(out), *resume]
+def reproduce(target, out, device, rounds, rows, tiny):
+    return ["-m", "swwae_zoo.cli", "reproduce", target, "--device", device, "--out", str(out / target), "--rounds", str(1 if tiny else rounds),
+            *(["--rows", rows] if rows else []), *(["--quick"] if tiny else [])]  # fmt: skip
 
 
-def run(name, arguments, seconds, log):
+def run(arguments, seconds, data, log):
     """The exit code; interrupted, so that it saves, when its time is over."""
-    process = subprocess.Popen([sys.executable, *arguments], stdout=log, stderr=subprocess.STDOUT)
+    process = subprocess.Popen([sys.executable, *arguments], stdout=log, stderr=subprocess.STDOUT, env={**os.environ, "SWWAE_DATA": str(data)})
     try:
         return process.wait(seconds)
     except subprocess.TimeoutExpired:
@@ -86,14 +82,14 @@ def main():
     end, done = time.monotonic() + 60 * args.minutes, []
     args.out.mkdir(parents=True, exist_ok=True)
     for part in args.parts.split(","):
-        for name, seconds, arguments in commands(part, args.out, args.data, args.device, args.tiny):
+        for name, seconds, arguments in commands(part, args.out, args.device, args.tiny):
             left = end - time.monotonic() - 25
             if left < 10:
                 done.append({"name": name, "result": "not begun"})
                 continue
             start = time.monotonic()
             with (args.out / f"{name}.log").open("a") as log:
-                result = run(name, arguments, min(seconds, left), log)
+                result = run(arguments, min(seconds, left), args.data, log)
             done.append({"name": name, "result": result, "seconds": round(time.monotonic() - start, 1)})
             print(done[-1], flush=True)
             (args.out / "summary.json").write_text(json.dumps(done, indent=2) + "\n")

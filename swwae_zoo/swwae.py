@@ -12,6 +12,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from torch import Tensor
 
 from . import wrap as _registers_swwae_wrap  # noqa: F401
+from .adapt import fit_image_channels
 from .convnet import NotationSWWAE
 from .hub.pretrained import resolve, with_weights
 from .model import SWWAE, SWWAEOutput
@@ -28,24 +29,15 @@ NOTATIONS = {
 
 
 def checkpoint_filter_fn(state_dict: dict[str, Tensor], model: NotationSWWAE) -> dict[str, Tensor]:
-    """Fits saved weights to a model of another in_chans, and says what can't be fitted.
-
-    timm fits the first convolution: for one channel it sums the weights over the channels, so that a grey
-    image is taken as the RGB image of equal channels; for more channels it repeats them in turn.  The last
-    convolution of the decoder follows suit, so that what is reconstructed is an image of the same kind: for
-    one channel the mean of the channels, for more the channels repeated in turn.
+    """Fits saved weights to a model of another in_chans (see `fit_image_channels`), and says what can't be fitted.
 
     Raises:
         ValueError: layers of the head have other shapes, since img_size, global_pool or notation differ.
     """
     state_dict = dict(state_dict.get("state_dict", state_dict))  # training scripts save it under that name
     own = model.state_dict()
-    last = f"decoder.stages.0.convs.{len(model.decoder.stages[0].convs) - 1}.conv"
-    for key in (f"{last}.weight", f"{last}.bias"):
-        saved, chans = state_dict.get(key), model.in_chans
-        if saved is not None and saved.shape[0] != chans and saved.shape[1:] == own[key].shape[1:]:
-            turns = [c % saved.shape[0] for c in range(chans)]
-            state_dict[key] = saved.mean(0, keepdim=True) if chans == 1 else saved[turns]
+    last = len(model.decoder.stages[0].convs) - 1
+    fit_image_channels(state_dict, own, f"decoder.stages.0.convs.{last}.conv", model.in_chans)
 
     classifier = state_dict.get("head.fc.weight")
     dropped = classifier is not None and classifier.shape[0] != model.num_classes  # timm leaves it out then

@@ -17,6 +17,7 @@ from timm.models._builder import resolve_pretrained_cfg
 from timm.models._input import get_model_args
 from torch import Tensor, nn
 
+from .adapt import fit_image_channels
 from .hub.model_config import ARGS_OF, SWWAE_ARGS, Rule, either, flag, listed, number, one_of, text, whole
 from .hub.pretrained import resolve
 from .model import SWWAE, pair_of
@@ -294,4 +295,19 @@ def swwae_wrap(pretrained: bool = False, **kwargs: Any) -> SWWAE:
 
 
 def checkpoint_filter_fn(state_dict: dict[str, Tensor], model: WrappedSWWAE) -> dict[str, Tensor]:
-    return dict(state_dict.get("state_dict", state_dict))
+    """Fits saved weights to a model of another in_chans; timm itself fits the backbone's first convolution and its head.
+
+    Raises:
+        ValueError: they are those of another decoder.
+    """
+    state_dict = dict(state_dict.get("state_dict", state_dict))
+    output, convs = model.decoder.output, model.decoder.rungs[0].convs
+    last = f"decoder.rungs.0.convs.{len(convs) - 1}.conv" if output is None else f"decoder.output.{len(output) - 1}.conv"
+    own = model.state_dict()
+    fit_image_channels(state_dict, own, last, model.in_chans)
+    decoder = {key: value.shape for key, value in state_dict.items() if key.startswith("decoder.")}
+    if decoder and decoder != {key: value.shape for key, value in own.items() if key.startswith("decoder.")}:
+        raise ValueError(
+            "the saved weights are those of another decoder: leave pools, decoder, decoder_depth and img_size as they were saved, "
+            "or take the backbone's weights alone with backbone_checkpoint=FILE")
+    return state_dict

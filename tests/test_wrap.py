@@ -123,6 +123,24 @@ def test_saved_and_built_again(args, tmp_path):
         assert torch.equal(a, b)
 
 
+@pytest.mark.parametrize("args", [{}, {"pools": "insert"}, {"decoder": "light"}], ids=str)
+def test_saved_for_colours_and_built_for_grey(args, tmp_path):
+    """A grey image is taken as the colour image of equal channels, and what comes back is the mean of its channels."""
+    model = timm.create_model("swwae_wrap", backbone="test_resnet", num_classes=3, img_size=64, **args).eval()
+    RunDirectory(tmp_path).save_model("last", model)
+    source = f"local-dir:{tmp_path / 'last'}"
+    grey, features = (timm.create_model(source, pretrained=True, **changed).eval() for changed in ({"in_chans": 1}, {"features_only": True}))
+    x = torch.rand(2, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+    ours, theirs = grey.forward_swwae(x), model.forward_swwae(x.expand(-1, 3, -1, -1))
+    torch.testing.assert_close(ours.logits, theirs.logits, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(ours.reconstruction, theirs.reconstruction.mean(1, keepdim=True), atol=1e-4, rtol=1e-4)
+    assert [tuple(m.shape[1:]) for m in features(x.expand(-1, 3, -1, -1))] == [
+        (info["num_chs"], 64 // info["reduction"], 64 // info["reduction"]) for info in model.feature_info]
+    with pytest.raises(ValueError, match="those of another decoder") as caught:
+        timm.create_model(source, pretrained=True, decoder="light" if not args.get("decoder") else "mirror")
+    assert "\n" not in str(caught.value)
+
+
 def test_report_tells_what_was_done_at_each_step():
     model = small("resnet18")
     rows = {row.name: row for row in describe(model)}

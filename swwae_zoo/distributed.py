@@ -166,6 +166,18 @@ class World:
             self.barrier()
 
 
+def _store(world: World, timeout: float) -> dict[str, Any]:
+    """Where the processes leave their addresses for each other: the launcher's store, but not under the names of before.
+
+    torchrun keeps its store when it starts the processes anew on one machine, and a process that asks early gets the address of a
+    dead one.  With several machines each counts its own restarts, so there the launcher's way is taken.
+    """
+    if world.restarts == 0 or os.environ.get("LOCAL_WORLD_SIZE") != str(world.size):
+        return {}
+    store, rank, size = next(dist.rendezvous("env://", timeout=timedelta(seconds=timeout)))
+    return {"store": dist.PrefixStore(f"restart {world.restarts}", store), "rank": rank, "world_size": size}
+
+
 @contextmanager
 def connected(world: World, device: torch.device) -> Iterator[None]:
     """Inside, the processes of ``world`` can reach each other.
@@ -187,7 +199,7 @@ def connected(world: World, device: torch.device) -> Iterator[None]:
         torch.cuda.set_device(device)
     try:
         dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=timedelta(seconds=timeout))
+            "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=timedelta(seconds=timeout), **_store(world, timeout))
         yield
     except RuntimeError as error:
         lost = _tells_of_a_lost_process(error)

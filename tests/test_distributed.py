@@ -105,6 +105,7 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="fi
 
 
 @needs_proc
+@pytest.mark.skipif(not os.environ.get("SWWAE_SLOW"), reason="starts torchrun twice; SWWAE_SLOW=1 runs it")
 def test_a_killed_process_is_started_again_and_goes_on(tmp_path: Path, unbroken: Path) -> None:
     """With dropout, whose random numbers each process draws for itself, the weights are equal bit for bit."""
     recipe = replace(BASE, steps=40, log_every=5, save_every=5, model_args={**TINY, "drop_rate": 0.5}, out=str(tmp_path / "run"))

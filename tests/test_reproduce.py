@@ -188,7 +188,7 @@ import time
 from pathlib import Path
 from swwae_zoo.experiments import study
 from swwae_zoo.experiments.runs import Setting
-study.HEARTBEAT, study.GRACE, study.POLL = 1, 3, 0.05
+study.HEARTBEAT, study.GRACE, study.POLL = 1, 12, 0.05
 def evaluate(point):
     name = Path(OUT) / f"{point['lambda_rec']:g}-{NAME}-{time.monotonic_ns()}"
     name.touch()

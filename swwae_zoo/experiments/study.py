@@ -10,6 +10,7 @@ import json
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from .runs import Setting
@@ -64,7 +65,8 @@ def search(name: str, points: Sequence[Point], evaluate: Callable[[Point], dict[
                     study.enqueue_trial(point, user_attrs={"point": point})
             states = {t.state.name for t in study.get_trials(deepcopy=False) if _key(t.user_attrs.get("point")) in map(_key, points)}
             if "WAITING" in states:
-                study.optimize(objective, n_trials=1)
+                with suppress(optuna.exceptions.UpdateFinishedTrialError):  # this worker was taken for dead: another has the trial
+                    study.optimize(objective, n_trials=1)
             elif "RUNNING" in states:
                 time.sleep(POLL)  # another worker has the last points
             else:

@@ -4,12 +4,13 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import safetensors
 import timm
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from .card import make_card
 from .errors import HubError
@@ -62,9 +63,17 @@ def _write_config(saved: Path, contrast: str, path: Path) -> None:
     path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
+class _Undrawn(TorchFunctionMode):
+    """Random first weights, which took most of a push's own time, are not drawn: all are loaded over."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return args[0] if func in (Tensor.normal_, Tensor.uniform_) else func(*args, **(kwargs or {}))
+
+
 def _load_back(folder: Path, saved: Path) -> nn.Module:
     """What `timm.create_model` makes of the folder, checked as any is, and every tensor compared with the run's."""
-    model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    with _Undrawn():
+        model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     state = model.state_dict()
     with safetensors.safe_open(saved, framework="pt") as file:
         same = set(file.keys()) == state.keys() and all(torch.equal(state[name], file.get_tensor(name)) for name in file.keys())

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 __all__ = ["in_parts", "is_per_image"]
 
-PART_BYTES = 8 * 2**20  # of the stage's largest map; measured on swwae_mnist: half of it is no faster, twice and no parts slower
+PART_BYTES = 8 * 2**20  # of the stage's largest map; measured on swwae_mnist: half is slower, twice no faster beyond noise and takes more
 
 
 def is_per_image(norms: Iterable[nn.Module]) -> bool:

@@ -43,8 +43,6 @@ answer = [found, torn]
 
 @pytest.fixture
 def reader(path: OnePath, tmp_path: Path) -> Iterator[Client]:
-    if path.use_xet:
-        pytest.skip("the Xet store in a folder belongs to one process")
     client = Client(tmp_path / "home", **path.env)
     yield client
     client.close()

@@ -14,6 +14,7 @@ __all__ = ["HubError", "Missing", "Unreachable", "explained", "is_passing", "rep
 LOGIN = "`hf auth login` stores one, or set HF_TOKEN"
 _TOKEN = re.compile(r"hf_[A-Za-z0-9_]{4,}|(?<=Bearer )\S+|(?<=\?)[^\s\"')]+")
 _ADDRESS = re.compile(r"//[^/]+/(?:api/models/)?([^/]+/[^/]+)/")
+_XET_STATUS = re.compile(r"HTTP status \w+ error \((\d{3})\b")  # hf_xet has it in its text alone
 _NETWORK = ("httpx", "httpx2", "requests", "urllib3")
 
 
@@ -52,6 +53,8 @@ def status_of(error: BaseException) -> int | None:
     for cause in chain(error):
         if isinstance(cause, hf.HfHubHTTPError):
             return cause.response.status_code
+        if isinstance(cause, (ConnectionError, RuntimeError)) and (match := _XET_STATUS.search(str(cause))):
+            return int(match[1])
     return None
 
 
@@ -131,6 +134,8 @@ def explained(error: BaseException, repo: str, revision: str | None = None, toke
         if has_token:
             return Missing(f"{repo} does not exist, or it is private and this token may not see it: check the name and the account")
         return Missing(f"{repo} does not exist, or it is private and no token was given: check the name, or give a token ({LOGIN})")
+    if status == 401 and has_token:
+        return HubError(f"{repo}: the Hub refused the token for this: it is wrong, withdrawn or lacks the right; {LOGIN}")
     if status == 401 or any_is(hf.LocalTokenNotFoundError):
         return HubError(f"{repo}: the Hub wants a token, and none was given: {LOGIN}")
     if status == 403:

@@ -1,13 +1,13 @@
 """A small Hugging Face Hub for the tests: real HTTP on loopback, for the real huggingface_hub client.
 
-    with HubServer(folder) as hub:
+    with HubServer() as hub:
         hub.users["hf_token"] = "ann"
         hub.fail("PUT /storage/", Status(503), times=1)
 
 Nothing is simulated in the client: it runs in processes of its own, with HF_ENDPOINT set to `hub.url`.
 """
-from .faults import BrokenStore, Call, Close, Corrupt, CutUpload, LoseResponse, Status, Truncate
+from .faults import Call, Close, Corrupt, CutUpload, LoseResponse, Status, Truncate
 from .repos import Repo
 from .server import HubServer
 
-__all__ = ["BrokenStore", "Call", "Close", "Corrupt", "CutUpload", "HubServer", "LoseResponse", "Repo", "Status", "Truncate"]
+__all__ = ["Call", "Close", "Corrupt", "CutUpload", "HubServer", "LoseResponse", "Repo", "Status", "Truncate"]

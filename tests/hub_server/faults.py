@@ -40,7 +40,7 @@ class Truncate:
 
 @dataclass(frozen=True)
 class Corrupt:
-    """Send wrong bytes of the right length."""
+    """Send wrong bytes of the right length; of a request that carries bytes, those arrive wrong."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +50,7 @@ class Call:
     what: Callable[[], object]
 
 
-@dataclass(frozen=True)
-class BrokenStore:
-    """For a Xet token: name a store that closes every connection in the middle of what it is sent."""
-
-
-Fault = BrokenStore | Status | Close | LoseResponse | CutUpload | Truncate | Corrupt | Call
+Fault = Status | Close | LoseResponse | CutUpload | Truncate | Corrupt | Call
 
 
 @dataclass

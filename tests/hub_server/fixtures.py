@@ -25,11 +25,15 @@ _seeds = itertools.count()
 
 
 class OnePath:
-    """A server, and a client process that uploads to it by LFS or by Xet."""
+    """A server, and a client process that uploads to it and downloads from it by LFS or by Xet.
+
+    upload, download: the requests that carry the weights.
+    """
 
     def __init__(self, folder: Path, use_xet: bool) -> None:
         self.folder, self.use_xet = folder, use_xet
-        self.hub = HubServer(folder, use_xet)
+        self.upload, self.download = ("POST /cas/v1/xorbs/", "GET /xorbs/") if use_xet else ("PUT /storage/", "GET /storage/")
+        self.hub = HubServer(use_xet)
         self.hub.users.update({TOKEN: "ann", "hf_strangers": "bob"})
         self.env = {"HF_ENDPOINT": self.hub.url, "SWWAE_HUB_ORG": "zoo", "HF_XET_CLIENT_RETRY_MAX_ATTEMPTS": "1",
                     "HF_XET_CLIENT_RETRY_BASE_DELAY": "10ms", "HF_XET_CLIENT_LEGACY_DIRECT_XORB_UPLOAD": "true",

@@ -1,23 +1,20 @@
-"""The HTTP side: routes, who may see what, and faults."""
+"""The Hub itself: its routes, and who may see what."""
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import re
-import socket
 import threading
 import time
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
+from http.server import ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import yaml
 
-from . import xet
-from .faults import BrokenStore, Call, Close, Corrupt, CutUpload, Fault, Faults, LoseResponse, Status, Truncate
+from .cas import READ, WRITE, CasRoutes, CasStore
+from .faults import Fault, Faults
 from .repos import File, Refused, Repo
 
 REPO = r"(?P<repo>[^/]+/[^/]+)"
@@ -42,6 +39,10 @@ ROUTES: list[tuple[str, re.Pattern[str], str]] = [
         ("POST", "/lfs-verify/REPO", "lfs_verify"),
         ("PUT", "/storage/REPO/(?P<oid>[0-9a-f]{64})", "store"),
         ("GET", "/storage/REPO/(?P<oid>[0-9a-f]{64})", "stored"),
+        ("POST", "/cas/v1/xorbs/default/(?P<oid>[0-9a-f]{64})", "xorb"),
+        ("POST", "/cas/v1/shards", "shard"),
+        ("GET", "/cas/v1/reconstructions/(?P<oid>[0-9a-f]{64})", "reconstruction"),
+        ("GET", "/xorbs/(?P<oid>[0-9a-f]{64})", "stored_xorb"),
         ("HEAD", "/REPO/resolve/REV/(?P<path>.+)", "head"),
         ("GET", "/REPO/resolve/REV/(?P<path>.+)", "file"),
     ]
@@ -58,9 +59,10 @@ class HubServer:
     requests: "METHOD /path" of each request, in order.
     """
 
-    def __init__(self, folder: Path, use_xet: bool = False) -> None:
-        self.folder, self.use_xet = folder, use_xet
+    def __init__(self, use_xet: bool = False) -> None:
+        self.use_xet = use_xet
         self.repos: dict[str, Repo] = {}
+        self.cas = CasStore()
         self.users: dict[str, str] = {}
         self.readers: set[str] = set()  # users that were let into gated repositories
         self.requests: list[str] = []
@@ -88,59 +90,12 @@ class HubServer:
         """See `faults.Rule`."""
         self.faults.add(part, fault, times, skip)
 
-    @property
-    def cas(self) -> Path:
-        return self.folder / "cas"
 
+class Handler(CasRoutes):
+    """What each request does."""
 
-class Handler(BaseHTTPRequestHandler):
-    """One connection of a client."""
-
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-    wbufsize = -1
+    routes = ROUTES
     server_state: HubServer
-    fault: Fault | None = None
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-    def handle(self) -> None:
-        with contextlib.suppress(ConnectionError, BrokenPipeError):
-            super().handle()
-
-    def do_GET(self) -> None:
-        self._serve()
-
-    do_POST = do_PUT = do_HEAD = do_GET
-
-    def _serve(self) -> None:
-        hub, path = self.server_state, urlsplit(self.path).path
-        request = f"{self.command} {unquote(path)}"
-        hub.requests.append(request)
-        self.fault, fault = None, hub.faults.take(request)
-        if isinstance(fault, Call):
-            fault.what()
-        if path.startswith("/broken-store/"):
-            fault = CutUpload(64)
-        if isinstance(fault, (Close, CutUpload)):
-            self.rfile.read(min(getattr(fault, "after", 0), self._length()))
-            return self._hang_up()
-        self.body = self.rfile.read(self._length())
-        if isinstance(fault, Status):
-            return self._answer(fault.code, {"error": "made to fail"}, fault.headers)
-        self.fault = fault
-        try:
-            for method, pattern, name in ROUTES:
-                match = pattern.fullmatch(path) if method == self.command else None
-                if match:
-                    with hub.lock:
-                        answer = self._route(name, **match.groupdict())
-                    return self._hang_up() if isinstance(fault, LoseResponse) else answer()
-            raise Refused(404, f"no route {request}")
-        except Refused as refused:
-            headers = {"X-Error-Code": refused.code} if refused.code else {}
-            self._answer(refused.status, {"error": refused.message, **refused.body}, {**headers, "X-Error-Message": refused.message})
 
     def _route(self, name: str, repo: str = "", **names: str) -> Callable[[], None]:
         """Does what was asked; gives what then sends the answer."""
@@ -153,6 +108,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def _user(self) -> str | None:
         given = self.headers.get("Authorization", "").removeprefix("Bearer ")
+        if given in (READ, WRITE):
+            return given
         if given and given not in self.server_state.users:
             raise Refused(401, "Invalid credentials in Authorization header")
         return self.server_state.users.get(given)
@@ -234,16 +191,14 @@ class Handler(BaseHTTPRequestHandler):
         hub = self.server_state
         if not hub.use_xet or (kind == "write" and self.user is None):
             raise Refused(401, "Invalid username or password.")
-        hub.cas.mkdir(exist_ok=True)
-        cas = f"{hub.url}/broken-store" if isinstance(self.fault, BrokenStore) else f"local://{hub.cas}"
-        until = int(time.time()) + 3600
-        headers = {"X-Xet-Cas-Url": cas, "X-Xet-Access-Token": "xet", "X-Xet-Token-Expiration": str(until)}
-        return self._later(200, {"casUrl": cas, "accessToken": "xet", "exp": until}, headers)
+        cas, token, until = f"{hub.url}/cas", WRITE if kind == "write" else READ, int(time.time()) + 3600
+        headers = {"X-Xet-Cas-Url": cas, "X-Xet-Access-Token": token, "X-Xet-Token-Expiration": str(until)}
+        return self._later(200, {"casUrl": cas, "accessToken": token, "exp": until}, headers)
 
     def _on_commit(self, repo: Repo, rev: str) -> Callable[[], None]:
         lines = [json.loads(line) for line in self.body.splitlines()]
         if self.server_state.use_xet:
-            known = xet.files_of(self.server_state.cas)
+            known = self.server_state.cas.hash_of
             for line in lines:
                 value = line["value"]
                 if line["key"] == "lfsFile" and value["oid"] in known:
@@ -297,7 +252,7 @@ class Handler(BaseHTTPRequestHandler):
         headers = {"X-Repo-Commit": commit.id, "ETag": f'"{file.etag}"'}
         if file.sha256:
             headers |= {"X-Linked-Etag": f'"{file.sha256}"', "X-Linked-Size": str(file.size)}
-            xet_hash = xet.files_of(self.server_state.cas).get(file.sha256) if self.server_state.use_xet else None
+            xet_hash = self.server_state.cas.hash_of.get(file.sha256) if self.server_state.use_xet else None
             if xet_hash:
                 headers["X-Xet-Hash"] = xet_hash
                 headers["X-Xet-Refresh-Route"] = f"{self.server_state.url}/api/models/{repo.id}/xet-read-token/{commit.id}"
@@ -316,42 +271,6 @@ class Handler(BaseHTTPRequestHandler):
 
     def _on_stored(self, repo: Repo, oid: str) -> Callable[[], None]:
         return lambda: self._send(200, repo.large[oid], {"ETag": f'"{oid}"'})
-
-    # --- sending ----------------------------------------------------------------------------------
-
-    def _length(self) -> int:
-        return int(self.headers.get("Content-Length") or 0)
-
-    def _later(self, status: int, body: Any, headers: dict[str, str] | None = None) -> Callable[[], None]:
-        return lambda: self._answer(status, body, headers)
-
-    def _answer(self, status: int, body: Any, headers: dict[str, str] | None = None) -> None:
-        self._send(status, json.dumps(body).encode(), {"Content-Type": "application/json", **(headers or {})})
-
-    def _send(self, status: int, body: bytes, headers: dict[str, str]) -> None:
-        match = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", "")) if status == 200 else None
-        if match and int(match[1]) < len(body):
-            start = int(match[1])
-            headers["Content-Range"] = f"bytes {start}-{len(body) - 1}/{len(body)}"
-            status, body = 206, body[start:]
-        fault = self.fault
-        if isinstance(fault, Corrupt):
-            body = bytes(byte ^ 0x55 for byte in body[:8]) + body[8:-8] + bytes(byte ^ 0x55 for byte in body[-8:])
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body[: fault.after] if isinstance(fault, Truncate) else body)
-        if isinstance(fault, Truncate):
-            self._hang_up()
-
-    def _hang_up(self) -> None:
-        self.close_connection = True
-        with contextlib.suppress(OSError):
-            self.wfile.flush()
-            self.connection.shutdown(socket.SHUT_RDWR)
 
 
 def _wants_private(asked: dict[str, Any], otherwise: bool) -> bool:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from .adapt import fit_image_channels
 from .hub.model_config import ARGS_OF, SWWAE_ARGS, Rule, either, flag, listed, number, one_of, text, whole
+from .hub.named import checkpoint_of_caller, refuse_pickle, refuse_pickle_in, source_of_backbone
 from .hub.pretrained import resolve
 from .model import SWWAE, pair_of
 from .wrapped import DECODERS, POOLS, WrappedSWWAE
@@ -55,7 +56,7 @@ def wrap(
         num_classes: width of the logits; the backbone's own by default.
         img_size: (H, W) the model is built for; the backbone's own by default.
         stages: names of modules whose outputs shall be the maps that are compared and unpooled.
-        backbone_checkpoint: a file of the plain backbone's weights.
+        backbone_checkpoint: a .safetensors file of the plain backbone's weights.
         timm_kwargs: further arguments of `timm.create_model` for a backbone given by name.
 
     Raises:
@@ -84,6 +85,7 @@ def load_backbone(model: WrappedSWWAE, path: str | Path) -> None:
     Raises:
         ValueError: it can't be read, or is another backbone's.
     """
+    refuse_pickle(path)
     try:
         load_checkpoint(model.backbone, str(path))
     except (OSError, RuntimeError, ValueError, KeyError) as error:
@@ -227,8 +229,8 @@ default_cfgs = generate_default_cfgs({"swwae_wrap": {
     **CFG, "first_conv": "backbone.conv1", "classifier": "backbone.fc", "license": "mit", "paper_ids": "arXiv:1506.02351"}})
 
 
-def _create_backbone(name: str, pretrained: bool, img_size: Any, args: Mapping[str, Any]) -> nn.Module:
-    """A timm model by its name.
+def _create_backbone(name: str, pretrained: bool, img_size: Any, cache_dir: Any, args: Mapping[str, Any]) -> nn.Module:
+    """A timm model by its name, its weights from a safetensors file or not at all.
 
     Raises:
         ValueError: unknown, a SWWAE itself, or arguments it does not take.
@@ -240,13 +242,18 @@ def _create_backbone(name: str, pretrained: bool, img_size: Any, args: Mapping[s
     sized = dict(args)
     if img_size is not None and cfg is not None and cfg.fixed_input_size:
         sized["img_size"] = img_size
+    place, overlay = source_of_backbone(name, pretrained, cache_dir)
+    how = {"pretrained": pretrained, "pretrained_cfg_overlay": overlay or None, "cache_dir": cache_dir}
     try:
         try:
-            return timm.create_model(name, pretrained=pretrained, **sized)
+            backbone = timm.create_model(place, **how, **sized)
         except TypeError:
             if "img_size" not in sized:
                 raise
-            return timm.create_model(name, pretrained=pretrained, **args)
+            backbone = timm.create_model(place, **how, **args)
+        if overlay:
+            backbone.pretrained_cfg.pop("file", None)  # a place in this machine's cache, no part of what the backbone is
+        return backbone
     except (RuntimeError, TypeError) as error:
         names = timm.list_models(exclude_filters="swwae*")
         near = difflib.get_close_matches(name.partition(".")[0], names, n=1)
@@ -257,6 +264,8 @@ def _create_backbone(name: str, pretrained: bool, img_size: Any, args: Mapping[s
 @register_model
 def swwae_wrap(pretrained: bool = False, **kwargs: Any) -> SWWAE:
     """`wrap` by the registry: the options of it, ``backbone`` a timm name; further ones go to the backbone."""
+    if given := checkpoint_of_caller():
+        refuse_pickle(given)
     cfg, overlay = kwargs.get("pretrained_cfg"), kwargs.get("pretrained_cfg_overlay") or {}
     if isinstance(cfg, dict) and cfg.get("source") in ("hf-hub", "local-dir") or overlay.get("hf_hub_id"):
         kwargs = resolve("swwae_wrap", pretrained, {}, kwargs)
@@ -270,12 +279,14 @@ def swwae_wrap(pretrained: bool = False, **kwargs: Any) -> SWWAE:
     cache_dir, img_size = kwargs.pop("cache_dir", None), kwargs.pop("img_size", None)
     own = None if cfg is None and overlay is None else resolve_pretrained_cfg("swwae_wrap", cfg, overlay).to_dict()
     whole = own is not None and any(own.get(key) for key in ("url", "file", "hf_hub_id", "state_dict"))
+    if pretrained and own is not None:
+        refuse_pickle_in(own)
     is_saved = cfg is not None and not isinstance(cfg, str)  # the options were, too: its weights come along or aren't wanted
     if is_saved and own is not None:
         kwargs.setdefault("num_classes", own["num_classes"])
         img_size = img_size or own["input_size"][1:]
     backbone = _create_backbone(
-        name, (backbone_pretrained or pretrained) and not is_saved and not whole, img_size, kwargs)
+        name, (backbone_pretrained or pretrained) and not is_saved and not whole, img_size, cache_dir, kwargs)
     base = dict(backbone.pretrained_cfg)
     size = pair_of(img_size) if img_size is not None else tuple(base["input_size"][1:])
     in_chans = kwargs.get("in_chans", base["input_size"][0])

@@ -77,11 +77,8 @@ def test_weights_from_a_file(source, weights):
         assert torch.equal(model.forward_swwae(x).reconstruction, source.forward_swwae(x).reconstruction)
 
 
-def test_weights_of_a_training_script(source, tmp_path):
-    file = tmp_path / "checkpoint.pth"
-    torch.save({"state_dict": source.state_dict(), "epoch": 3}, file)
-    x = rand(2, 3, 18, 18)
-    assert torch.equal(load(file)(x), source(x))
+def test_weights_of_a_training_script(source):
+    """Scripts save them under a name; a caller's own pickles are not read (tests/test_hub_named.py)."""
     wrapped = swwae_zoo.swwae.checkpoint_filter_fn({"state_dict": source.state_dict()}, source)
     assert wrapped.keys() == source.state_dict().keys()
 

@@ -3,6 +3,7 @@ import copy
 import threading
 
 import pytest
+import safetensors.torch
 import timm
 import torch
 from torch import nn
@@ -217,12 +218,12 @@ def test_features_only_gives_the_maps():
 def test_backbone_checkpoint_loads_unchanged(tmp_path):
     torch.manual_seed(7)
     plain = timm.create_model("test_resnet", num_classes=5).eval()
-    torch.save(plain.state_dict(), tmp_path / "plain.pth")
-    model = small("test_resnet", backbone_checkpoint=tmp_path / "plain.pth").eval()
+    safetensors.torch.save_file(plain.state_dict(), tmp_path / "plain.safetensors")
+    model = small("test_resnet", backbone_checkpoint=tmp_path / "plain.safetensors").eval()
     x = images(1, 3, 64, 64)
     assert torch.equal(model.forward_swwae(x).logits, plain(x))
     with pytest.raises(ValueError, match="can't be loaded into resnet10t"):
-        small("resnet10t", backbone_checkpoint=tmp_path / "plain.pth")
+        small("resnet10t", backbone_checkpoint=tmp_path / "plain.safetensors")
 
 
 def test_insert_has_a_where_at_every_step_and_the_same_shapes():

@@ -9,15 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from huggingface_hub import constants, hf_hub_download
+from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 
 from .. import __version__
-from .errors import HubError, Unreachable, explained
+from .errors import HubError, Missing, Unreachable, explained
 from .model_config import ModelConfig, build_empty, read_model_config
 from .remote import CONFIG, WEIGHTS, Remote, attempts, cache_of, look_at, split_revision, store_ref
 from .weights import check_tensors, largest_file, sha256_of, sums_of
 
-__all__ = ["Pulled", "Snapshot", "fetch", "pull"]
+__all__ = ["Fetched", "Pulled", "Snapshot", "fetch", "fetch_file", "pull"]
 
 EXTRAS = ("README.md", "reconstructions.png")
 PICKLES = (".bin", ".pth", ".pt", ".pkl", ".ckpt")
@@ -30,6 +30,13 @@ class Snapshot(NamedTuple):
     commit: str
     config: ModelConfig
     cached: bool
+
+
+class Fetched(NamedTuple):
+    """One file of a commit, in the client's cache."""
+
+    path: Path
+    commit: str
 
 
 class Pulled(NamedTuple):
@@ -90,10 +97,7 @@ def fetch(
         HubError: as `pull`.
     """
     try:
-        if constants.HF_HUB_OFFLINE:
-            raise Unreachable(f"{repo}: HF_HUB_OFFLINE is set, and {repo} at {revision or 'main'!r} is not in the cache: "
-                              "unset it, or pull once while online")
-        remote = look_at(repo, revision, token)
+        remote = _look(repo, revision, token)
     except Unreachable as error:
         snapshot = _cached(repo, revision, cache_dir)
         if snapshot is None:
@@ -101,9 +105,7 @@ def fetch(
         return snapshot
     if WEIGHTS not in remote.files or CONFIG not in remote.files:
         lacking = " and ".join(name for name in (CONFIG, WEIGHTS) if name not in remote.files)
-        pickles = [name for name in remote.files if name.endswith(PICKLES)]
-        hint = f"; {pickles[0]} is a pickle, and pickles are not read" if pickles else ""
-        raise HubError(f"{repo} has no {lacking} at {revision or 'main'!r}: `swwae push` makes both{hint}")
+        raise HubError(f"{repo} has no {lacking} at {revision or 'main'!r}: `swwae push` makes both{_pickles_in(remote)}")
     where = f"{repo}@{remote.commit[:8]}"
 
     def get(name: str) -> Path:
@@ -121,6 +123,40 @@ def fetch(
             get(name)
     store_ref(remote, revision, cache_dir)
     return Snapshot(weights.parent, remote.commit, config, cached=False)
+
+
+def fetch_file(repo: str, revision: str | None, name: str, cache_dir: str | Path | None = None) -> Fetched:
+    """One file of a repository that need not be ours, checked against the Hub's sums; without the Hub, what the cache has.
+
+    Raises:
+        HubError: it can't be had, or is damaged.
+    """
+    try:
+        remote = _look(repo, revision, None)
+    except Unreachable as error:
+        path = try_to_load_from_cache(repo, name, cache_dir=cache_dir, revision=revision)
+        if not isinstance(path, str):
+            raise error
+        if not _is_whole(Path(path)):
+            raise HubError(f"{repo} in the cache: {name} is damaged: load it again while online") from error
+        return Fetched(Path(path), Path(path).parent.name)
+    if name not in remote.files:
+        raise Missing(f"{repo} has no {name} at {revision or 'main'!r}{_pickles_in(remote)}")
+    path = _download(remote, name, None, cache_dir)
+    store_ref(remote, revision, cache_dir)
+    return Fetched(path, remote.commit)
+
+
+def _look(repo: str, revision: str | None, token: str | None) -> Remote:
+    if constants.HF_HUB_OFFLINE:
+        raise Unreachable(f"{repo}: HF_HUB_OFFLINE is set, and {repo} at {revision or 'main'!r} is not in the cache: "
+                          "unset it, or pull once while online")
+    return look_at(repo, revision, token)
+
+
+def _pickles_in(remote: Remote) -> str:
+    pickles = [name for name in remote.files if name.endswith(PICKLES)]
+    return f"; {pickles[0]} is a pickle, and pickles are not read" if pickles else ""
 
 
 def _download(remote: Remote, name: str, token: str | None, cache_dir: str | Path | None) -> Path:
@@ -160,12 +196,16 @@ def _cached(repo: str, revision: str | None, cache_dir: str | Path | None) -> Sn
         return None
     where = f"{repo}@{commit[:8]} in the cache"
     config = read_model_config(folder / CONFIG, where)
-    link = folder / WEIGHTS
-    expected = Path(os.readlink(link)).name if link.is_symlink() else ""  # the client names a large file by its sha256
-    if re.fullmatch("[0-9a-f]{64}", expected) and sha256_of(folder / WEIGHTS) != expected:
+    if not _is_whole(folder / WEIGHTS):
         raise HubError(f"{where}: model.safetensors is damaged: pull it again while online")
     check_tensors(folder / WEIGHTS, build_empty(config, where), where)
     return Snapshot(folder, commit, config, cached=True)
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a file of the cache has the bytes of its name: the client names a large file by its sha256."""
+    expected = Path(os.readlink(path)).name if path.is_symlink() else ""
+    return not re.fullmatch("[0-9a-f]{64}", expected) or sha256_of(path) == expected
 
 
 def snapshots(repo: str, cache_dir: str | Path | None, fits: Callable[[Path], bool]) -> list[str]:

@@ -20,6 +20,7 @@ from timm.models._hub import load_model_config_from_path
 from .download import Snapshot, fetch, snapshots
 from .errors import HubError, Missing
 from .model_config import ModelConfig, build_empty, check_model_config, read_model_config
+from .named import checkpoint_of_caller, refuse_pickle, refuse_pickle_in
 from .remote import CONFIG, WEIGHTS, split_revision
 from .weights import check_tensors
 
@@ -81,6 +82,8 @@ def resolve(variant: str, pretrained: bool, defaults: Mapping[str, Any], kwargs:
         RuntimeError: pretrained, but no weights exist.
         HubError: (a ValueError) they can't be had, or are not what they should be.
     """
+    if checkpoint := checkpoint_of_caller():
+        refuse_pickle(checkpoint)
     given = dict(kwargs)
     cfg, overlay = given.get("pretrained_cfg"), dict(given.get("pretrained_cfg_overlay") or {})
     source = cfg.get("source") if isinstance(cfg, dict) else None
@@ -97,14 +100,15 @@ def resolve(variant: str, pretrained: bool, defaults: Mapping[str, Any], kwargs:
         known = _resolved_cfg(variant, cfg, overlay)
         if not pretrained and known.notes:  # they tell of weights that are not loaded
             given["pretrained_cfg_overlay"] = {"notes": None, **overlay}
-        if not pretrained or known.state_dict or (known.file and PACKAGED not in Path(known.file).parents):
+        if not pretrained:
+            return {**defaults, **given}
+        refuse_pickle_in(known.to_dict())
+        if known.state_dict or (known.file and PACKAGED not in Path(known.file).parents):
             return {**defaults, **given}
         if known.file:
             folder, config = _from_folder(Path(known.file).parent)
         elif known.hf_hub_id:
             folder, config = _by_name(variant, known.hf_hub_id, given.get("cache_dir"))
-        elif known.url:
-            return {**defaults, **given}
         else:
             raise RuntimeError(f"{variant} comes without weights: {how_to_train(variant)}")
         given["pretrained_model_args"] = dict(config.model_args)

@@ -6,8 +6,7 @@
 
 The registered ones stand in `swwae.py`.
 """
-from __future__ import annotations
-
+# No `from __future__ import annotations` here: fx writes annotations into its graphs, and TorchScript reads them there.
 from typing import Any
 
 import torch

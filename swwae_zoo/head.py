@@ -26,6 +26,12 @@ def _flatten(x: Tensor, in_chs: int, height: int, width: int, img_size: tuple[in
     return x.flatten(1)
 
 
+def _check_pooled(global_pool: str) -> None:
+    if global_pool == "":
+        raise ValueError("global_pool='' leaves a map, which has no logits: give num_classes=0, or another global_pool "
+                         "(reset_classifier(10, 'avg'), say)")
+
+
 torch.fx.wrap("_flatten")  # its check is Python control flow on a shape
 
 
@@ -59,6 +65,8 @@ class Head(nn.Module):
         self.hidden_sizes = tuple(hidden)
         self.drop_rate = drop_rate
         self._set_pool(num_classes, global_pool)
+        if num_classes > 0:
+            _check_pooled(global_pool)
         self._set_hidden(**dd)
         self._set_classifier(num_classes, **dd)
 
@@ -68,9 +76,6 @@ class Head(nn.Module):
                 f"global_pool is {global_pool!r}: expected one of {', '.join(repr(p) for p in GLOBAL_POOLS)}")
         if num_classes < 0:
             raise ValueError(f"num_classes is {num_classes}: expected the number of classes, or 0 for no classifier")
-        if num_classes > 0 and not global_pool:
-            raise ValueError(f"global_pool='' leaves a map, which has no logits, but num_classes is {num_classes}: "
-                             "give num_classes=0 or another global_pool")
         self.pool_type = global_pool
         if global_pool == "flatten":
             self.global_pool = nn.Identity()
@@ -85,14 +90,18 @@ class Head(nn.Module):
         self.num_features = widths[-1]
 
     def _set_classifier(self, num_classes: int, device=None, dtype=None) -> None:
+        self.num_classes = num_classes
         self.fc = nn.Linear(self.num_features, num_classes, device=device, dtype=dtype) if num_classes > 0 else nn.Identity()
 
     def reset(self, num_classes: int, global_pool: str | None = None, device=None, dtype=None) -> None:
         """A new classifier, and another pooling if given.
 
         Hidden layers stay as they are, unless the pooling gives them another number of inputs: then they are
-        new as well, so that the head is always the one a fresh model of these options has.
+        new as well, so that the head is always the one a fresh model of these options has.  As with timm's models,
+        a head without pooling keeps none when only a classifier is asked for; its `forward` says so.
         """
+        if num_classes > 0 and global_pool is not None:
+            _check_pooled(global_pool)
         before = self.pooled_features, not self.pool_type
         self._set_pool(num_classes, self.pool_type if global_pool is None else global_pool)
         if before != (self.pooled_features, not self.pool_type):
@@ -113,7 +122,10 @@ class Head(nn.Module):
         for layer in self.hidden:
             x = F.relu(layer(self._drop(x)))
         x = self._drop(x)
-        return x if pre_logits else self.fc(x)
+        if pre_logits or self.num_classes == 0:
+            return x
+        _check_pooled(self.pool_type)
+        return self.fc(x)
 
     def _drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.drop_rate, self.training) if self.drop_rate > 0 else x

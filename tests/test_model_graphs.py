@@ -80,6 +80,7 @@ def test_torchscript(args):
             return
         scripted = torch.jit.script(model)
         assert torch.equal(scripted(IMAGES), model(IMAGES))
+        assert torch.equal(torch.jit.script(torch.fx.symbolic_trace(model))(IMAGES), model(IMAGES))
         with pytest.raises(torch.jit.Error, match="the top map is"):
             scripted(torch.rand(2, 1, 36, 36))
 

@@ -105,6 +105,17 @@ def test_resetting_gives_the_head_that_a_fresh_model_has():
     assert model.num_classes == 4 and model(rand(1, 1, 18, 18).double()).shape == (1, 4)  # as it was
 
 
+def test_a_classifier_without_a_pool_is_made_as_timms_models_make_it():
+    model = create(global_pool="", num_classes=0)
+    model.reset_classifier(4)
+    assert model.get_classifier().out_features == model.num_classes == 4
+    with pytest.raises(ValueError, match=r"leaves a map, which has no logits: .*reset_classifier\(10, 'avg'\)"):
+        model(rand(1, 1, 18, 18))
+    assert model.forward_head(model.forward_features(rand(1, 1, 18, 18)), pre_logits=True).shape == (1, 6, 3, 3)
+    model.reset_classifier(4, "avg")
+    assert model(rand(1, 1, 18, 18)).shape == (1, 4)
+
+
 def test_one_set_of_weights_for_every_pool_and_unpool():
     state, x = create().state_dict(), rand(2, 1, 18, 18)
     outputs = {}
@@ -255,7 +266,7 @@ def test_batches_of_none_and_one(batch):
         ({"beta": -1.0}, "beta is -1.0: expected a finite number of at least 0"),
         ({"beta": float("nan")}, "beta is nan"),
         ({"global_pool": "mean"}, "global_pool is 'mean': expected one of 'flatten'"),
-        ({"global_pool": ""}, "num_classes is 7: give num_classes=0 or another global_pool"),
+        ({"global_pool": ""}, "leaves a map, which has no logits: give num_classes=0, or another global_pool"),
         ({"num_classes": -1}, "num_classes is -1: expected"),
         ({"drop_rate": 1.0}, "drop_rate is 1.0: expected a share"),
         ({"drop_conv_rate": -0.1}, "drop_conv_rate is -0.1: expected a share"),

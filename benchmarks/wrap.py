@@ -1,14 +1,16 @@
 """What wrapping costs: a SWWAE step of resnet18 at 96x96 (tap mode, light decoder) beside the plain backbone's step.
 
-    OMP_NUM_THREADS=1 python benchmarks/wrap.py
+    OMP_NUM_THREADS=1 python benchmarks/wrap.py [--json FILE]
 
 Three steps on the same images, turn about: the plain backbone's, the backbone watched (every where made, nothing decoded),
 and the SWWAE's; each makes all gradients and updates the weights with AdamW.  The least of each counts, and the ratios
 are taken within a turn as well, since other work on a machine slows whole turns.
 """
 import argparse
+import json
 import statistics
 import time
+from pathlib import Path
 
 import torch
 from timm.optim import create_optimizer_v2
@@ -16,6 +18,7 @@ from torch import nn
 
 import swwae_zoo
 from swwae_zoo.losses import Lambdas, middle_losses, nll_loss, reconstruction_loss, total_loss
+from swwae_zoo.run_directory import provenance
 
 
 def losses(model: nn.Module, kind: str, images: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -36,6 +39,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--turns", type=int, default=7)
     parser.add_argument("--decoder", default="light")
+    parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     torch.manual_seed(0)
     model = swwae_zoo.wrap(args.backbone, img_size=args.img_size, decoder=args.decoder).train().to(memory_format=torch.channels_last)
@@ -55,13 +59,21 @@ def main() -> None:
             turn[kind] = (time.perf_counter() - start, time.process_time() - cpu)
         turns.append(turn)
     turns = turns[1:]
+    results = {}
     for i, name in enumerate(("wall", "processor")):
         least = {kind: min(turn[kind][i] for turn in turns) for kind in optimizers}
         ratio = statistics.median(turn["swwae"][i] / turn["plain"][i] for turn in turns)
         tap = statistics.median((turn["watched"][i] - turn["plain"][i]) / turn["swwae"][i] for turn in turns)
+        results[name] = {
+            "milliseconds": {kind: [round(1000 * turn[kind][i], 1) for turn in turns] for kind in optimizers},
+            "least": {"swwae / plain": least["swwae"] / least["plain"],
+                      "tap's share": (least["watched"] - least["plain"]) / least["swwae"]},
+            "median of turns": {"swwae / plain": ratio, "tap's share": tap}}
         print(f"{name:9s}  plain {1000 * least['plain']:.0f} ms  watched {1000 * least['watched']:.0f} ms  SWWAE {1000 * least['swwae']:.0f} ms  "
               f"SWWAE / plain {least['swwae'] / least['plain']:.2f} (median of turns {ratio:.2f})  "
               f"tap's share {100 * (least['watched'] - least['plain']) / least['swwae']:.1f} % (median of turns {100 * tap:.1f} %)")
+    if args.json:
+        args.json.write_text(json.dumps({**provenance(), "images": args.batch_size, **results}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

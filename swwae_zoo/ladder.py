@@ -18,6 +18,8 @@ from .probe import CHANNELS_FIRST, CHANNELS_LAST, Call, Op, Probe
 __all__ = ["Anchor", "Event", "Ladder", "Step", "find_ladder"]
 
 STEP = 1.5  # least ratio of the sides before and behind a step; less is a convolution without padding
+TOKENS = 0.35  # share of layers on tokens that makes a net a plain transformer or mixer if all it has is one step,
+MANY_TOKENS = 0.8  # and, behind the last map, whatever its steps are
 SQUEEZES = {"mean", "sum", "amax", "max", "std", "var", "adaptive_avg_pool2d", "adaptive_max_pool2d", "logsumexp"}
 RECTIFIERS = {"relu", "relu_", "relu6", "hardtanh", "hardtanh_", "clamp_min", "max_pool2d", "pad"}
 
@@ -85,14 +87,27 @@ def find_ladder(found: Probe) -> Ladder:
     Raises:
         ValueError: the features come from no map, or nothing shrinks.
     """
-    return _Graph(found).ladder()
+    graph = _Graph(found)
+    ladders, errors = [], []
+    for top in graph.tops:
+        try:
+            ladders.append(graph.ladder(top))
+        except ValueError as error:
+            errors.append(error)
+    if not ladders:
+        raise errors[0]
+    return max(ladders, key=lambda found: (len(found.steps), -sum(step.event.kind == "move" for step in found.steps)))
 
 
 class _Graph:
     def __init__(self, found: Probe):
         self.found, self.ops = found, found.ops
-        self.top = self._find_top()
-        self.low = self._lowest_path()
+        self.users: dict[int, list[int]] = {}
+        for op in self.ops:
+            for source in op.inputs:
+                if source is not None:
+                    self.users.setdefault(source, []).append(op.index)
+        self.tops = self._find_tops()
         self.chains = self._chains()
 
     # --- sizes --------------------------------------------------------------------------------------
@@ -111,16 +126,16 @@ class _Graph:
         op = self.ops[index]
         return op.out_shape[3] if op.layout is not None and op.layout.dims == (1, 2) else op.out_shape[1]
 
-    def _find_top(self) -> int:
-        """The last map on the way to the features.
+    def _find_tops(self) -> list[int]:
+        """The last maps on the way to the features, latest first, of the latest one's size.
 
         Raises:
-            ValueError: there is none, or too much of the net lies behind it.
+            ValueError: there is none.
         """
         start = self.found.output
         if start is None:
             raise ValueError("the backbone's output is no tensor made from the image")
-        seen, queue, best = set(), [start], None
+        seen, queue, tops = set(), [start], []
         while queue:
             index = max(queue)
             queue.remove(index)
@@ -129,28 +144,27 @@ class _Graph:
             seen.add(index)
             size = self.size(index)
             if self.is_map(index) and size is not None and max(size) > 1:
-                best = index
-                break
-            queue += [i for i in self.ops[index].inputs if i is not None]
-        weighted = [op.index for op in self.ops if op.name in ("conv2d", "linear") and op.index <= start]
-        behind = sum(i > best for i in weighted) if best is not None else len(weighted)
-        if best is None or behind > 0.35 * max(1, len(weighted)):
-            shape = self.found.output_shape
-            raise ValueError(
-                f"its features are {shape and tuple(shape[1:])}, and {behind} of its {len(weighted)} layers work on tokens "
-                "rather than on maps (C, H, W): there is no ladder of maps to unpool along"
-            )
-        return best
+                tops.append(self.unpadded(index))  # a map padded for the windows of an attention is the map
+            else:
+                queue += [i for i in self.ops[index].inputs if i is not None]
+        self.weighted = [op for op in self.ops if op.name in ("conv2d", "linear") and op.index <= start]
+        if not tops:
+            raise self._only_tokens(self._on_tokens(-1))
+        return [top for top in tops if self.size(top) == self.size(tops[0])]
+
+    def _on_tokens(self, top: int, everywhere: bool = True) -> int:
+        """How many layers give neither a map nor a vector, everywhere or behind the top."""
+        return sum(len(op.out_shape) > 2 and (op.index > top or everywhere and not self.is_map(op.index)) for op in self.weighted)
+
+    def _only_tokens(self, tokens: int) -> ValueError:
+        shape = self.found.output_shape
+        return ValueError(f"its features are {shape and tuple(shape[1:])}, and " + (
+            f"{tokens} of its {len(self.weighted)} layers work on tokens rather than on maps (C, H, W)" if tokens
+            else "they are made of no map (C, H, W)") + ": there is no ladder of maps to unpool along")
 
     def _lowest_path(self) -> dict[int, float]:
         """For each operation the area of the largest map that cannot be avoided on the way from it to the top."""
         low: dict[int, float] = {}
-        users: dict[int, list[int]] = {}
-        for op in self.ops:
-            for source in op.inputs:
-                if source is not None:
-                    users.setdefault(source, []).append(op.index)
-        self.users = users
         for index in range(self.top, -2, -1):
             size = self.size(index)
             is_pad = index >= 0 and self.ops[index].name == "pad"  # its margin goes again
@@ -158,7 +172,7 @@ class _Graph:
             if index == self.top:
                 low[index] = area
             else:
-                ahead = min((low.get(user, math.inf) for user in users.get(index, ())), default=math.inf)
+                ahead = min((low.get(user, math.inf) for user in self.users.get(index, ())), default=math.inf)
                 low[index] = max(area, ahead)
         return low
 
@@ -267,7 +281,14 @@ class _Graph:
         last = layout is not None and layout.dims == (1, 2)
         return Event(op, kind, source, entry, (stride[0], stride[1]), size, out, in_chs, self.channels(op.index), last)
 
-    def ladder(self) -> Ladder:
+    def ladder(self, top_index: int) -> Ladder:
+        """The steps from the image to one of the last maps.
+
+        Raises:
+            ValueError: see `find_ladder`.
+        """
+        self.top, self.low = top_index, {}
+        self.low = self._lowest_path()
         events, steps, size = self.events(), [], self.found.img_size
         top = self.size(self.top)
         assert top is not None
@@ -281,6 +302,9 @@ class _Graph:
             below = self.unpadded(chosen.source)
             steps.append((chosen, group, below))
             size = chosen.out_size
+        tokens, limit = self._on_tokens(self.tops[0], len(steps) < 2), TOKENS if len(steps) < 2 else MANY_TOKENS
+        if tokens > limit * len(self.weighted):
+            raise self._only_tokens(tokens)
         if not steps:
             raise ValueError(
                 f"its features have the image's own size, {top[0]}x{top[1]}: nothing shrinks, so there is no where to keep")

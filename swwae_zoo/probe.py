@@ -6,7 +6,10 @@ Tensors are fake ones wherever the backbone allows it, so a probe costs no arith
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+import logging
+import math
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -182,21 +185,30 @@ def _moved(layout: Layout, name: str, args: Any, ndim: int) -> Layout | None:
 
 
 def _reshaped(layout: Layout, shape: tuple[int, ...], out: tuple[int, ...]) -> Layout | None:
-    height, width = layout.size
-    channels = 1
-    for dim, side in enumerate(shape[1:], 1):
-        if dim not in layout.dims:
-            channels *= side
-    for dims in ((2, 3), (1, 2)):
-        first = (2, 3) if dims == (2, 3) else (1, 2)
-        if len(out) == 4 and tuple(out[d] for d in first) == (height, width) and out[6 - sum(first)] == channels:
-            was_first = layout.dims in ((2, 3), (2,))
-            if was_first == (dims == (2, 3)):
-                return Layout(dims, layout.size)
-    for dim in (1, 2):
-        if len(out) == 3 and out[dim] == height * width and out[3 - dim] == channels:
+    """A reshape keeps the order of the values, so as many of them lie in front of a map's rows as before."""
+    before, ahead = math.prod(shape[: layout.dims[0]]), 1
+    for dim, side in enumerate(out):
+        if ahead == before and len(out) == 4 and dim in (1, 2) and out[dim : dim + 2] == layout.size:
+            return Layout((dim, dim + 1), layout.size)
+        if ahead == before and side == layout.area:
             return Layout((dim,), layout.size)
+        ahead *= side
     return None
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """While this is open torch writes no log of what fake tensors could not do: it is raised, too."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+
+    def nothing(_record: logging.LogRecord) -> bool:
+        return False
+
+    logger.addFilter(nothing)
+    try:
+        yield
+    finally:
+        logger.removeFilter(nothing)
 
 
 def probe(module: nn.Module, run: Callable[[Tensor], Any], in_chans: int, img_size: tuple[int, int], names: Mapping[str, str]) -> Probe:
@@ -214,7 +226,7 @@ def probe(module: nn.Module, run: Callable[[Tensor], Any], in_chans: int, img_si
     device, dtype = (torch.device("cpu"), torch.float32) if weight is None else (weight.device, weight.dtype)
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     found: dict[str, int] = {}
-    with torch.no_grad(), fake:
+    with torch.no_grad(), _quiet(), fake:
         image = torch.empty(BATCH, in_chans, *img_size, device=device, dtype=dtype)
         scribe = _Scribe(image)
 

@@ -25,7 +25,7 @@ def ladder_rows(model: WrappedSWWAE, img_size: tuple[int, int]) -> list[Row]:
     weight = next(model.parameters())
     counter = FlopCounterMode(display=False, depth=20)
     try:
-        with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
+        with torch.enable_grad(), FakeTensorMode(allow_non_fake_inputs=True):
             images = torch.empty(1, model.in_chans, *img_size, device=weight.device, dtype=weight.dtype)
             with counter:
                 encoding = model.forward_encoder(images)

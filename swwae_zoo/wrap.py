@@ -27,6 +27,7 @@ from .wrapped import DECODERS, POOLS, WrappedSWWAE
 __all__ = ["wrap"]
 
 DEFAULT = "resnet18"
+IS_ONE = "is a SWWAE, which has its decoder already; expected a plain backbone"
 NEAR = {  # parameters, in millions, of models that work
     "resnet10t": 5.4, "resnet18": 11.7, "convnext_tiny": 28.6, "resnet50": 25.6, "convnext_atto": 3.7, "convnext_base": 88.6,
     "convnext_large": 197.8,
@@ -40,7 +41,7 @@ CFG = {
 def wrap(
     backbone: str | nn.Module, *, pretrained: bool = False, pools: str = "tap", decoder: str = "mirror",
     decoder_depth: int | None = None, in_chans: int = 3, num_classes: int | None = None,
-    img_size: int | tuple[int, int] | None = None, stages: Sequence[str] | None = None,
+    img_size: int | tuple[int, int] | None = None, stages: Sequence[str] | str | None = None,
     backbone_checkpoint: str | Path | None = None, **timm_kwargs: Any,
 ) -> WrappedSWWAE:
     """A backbone with a mirrored decoder: logits as before, and reconstruction, middles and losses besides.
@@ -55,13 +56,15 @@ def wrap(
         in_chans: channels of the images.
         num_classes: width of the logits; the backbone's own by default.
         img_size: (H, W) the model is built for; the backbone's own by default.
-        stages: names of modules whose outputs shall be the maps that are compared and unpooled.
+        stages: names of modules (or one string of them, with commas) whose outputs shall be the maps that are compared and unpooled.
         backbone_checkpoint: a .safetensors file of the plain backbone's weights.
         timm_kwargs: further arguments of `timm.create_model` for a backbone given by name.
 
     Raises:
         ValueError: a backbone that can't be wrapped, wrong stages or options; the message says what to do.
     """
+    _check_numbers(in_chans, num_classes, img_size)
+    stages = stages.split(",") if isinstance(stages, str) else stages
     options = {"pools": pools, "decoder": decoder, "decoder_depth": decoder_depth, "stages": list(stages) if stages else None}
     if isinstance(backbone, str):
         model = timm.create_model(
@@ -70,6 +73,8 @@ def wrap(
     else:
         if not isinstance(backbone, nn.Module):
             raise ValueError(f"backbone: got a {type(backbone).__name__}, expected a timm name or a module")
+        if isinstance(backbone, SWWAE):
+            raise ValueError(f"backbone: {type(backbone).__name__} {IS_ONE}")
         if pretrained or timm_kwargs:
             given = "pretrained" if pretrained else next(iter(timm_kwargs))
             raise ValueError(f"{given}: only for a backbone given by its name; build the module with it")
@@ -77,6 +82,15 @@ def wrap(
     if backbone_checkpoint is not None:
         load_backbone(model, backbone_checkpoint)
     return model
+
+
+def _check_numbers(in_chans: Any, num_classes: Any, img_size: Any) -> None:
+    for name, value, least in (("in_chans", in_chans, 1), ("num_classes", num_classes, 0)):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+            raise ValueError(f"{name}: got {value!r}, expected a whole number of at least {least}")
+    sides = tuple(img_size) if isinstance(img_size, (tuple, list)) else (img_size, img_size)
+    if img_size is not None and (len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides)):
+        raise ValueError(f"img_size: got {img_size!r}, expected the side of the images or (height, width)")
 
 
 def load_backbone(model: WrappedSWWAE, path: str | Path) -> None:
@@ -125,11 +139,12 @@ def build(
     """
     options = dict(options)
     is_timm = hasattr(backbone, "forward_features") and hasattr(backbone, "forward_head")
-    stages = _stage_names(backbone, options.pop("stages", None), name)
+    given = options.pop("stages", None)
+    stages = _stage_names(backbone, given, name)
     _check_arguments(backbone, name, is_timm)
     try:
         return WrappedSWWAE(backbone, in_chans=in_chans, img_size=size, stages=stages, num_classes=num_classes, name=name,
-                            **options)
+                            stages_given=bool(given), **options)
     except ValueError as error:
         if not str(error).startswith(("its ", "the backbone's")):
             raise
@@ -184,9 +199,9 @@ def _stage_names(backbone: nn.Module, stages: Sequence[str] | str | None, name: 
         for stage in stages:
             if stage not in known or not stage:
                 children = [child for child, _ in backbone.named_children()]
-                near = difflib.get_close_matches(stage, list(known), n=1)
-                hint = f"did you mean {near[0]}?" if near else ""
-                raise ValueError(f"stages: {name} has no module {stage!r}; {hint} it has {', '.join(children)}, and those below them")
+                near = difflib.get_close_matches(str(stage), list(filter(None, known)), n=1)
+                hint = f"did you mean {near[0]}? It" if near else "it"
+                raise ValueError(f"stages: {name} has no module {stage!r}; {hint} has {', '.join(children)}, and those below them")
         return dict.fromkeys(stages, "out")
     info = getattr(backbone, "feature_info", None) or []
     infos = info if isinstance(info, list) else getattr(info, "info", [])
@@ -238,27 +253,29 @@ def _create_backbone(name: str, pretrained: bool, img_size: Any, cache_dir: Any,
     if name.startswith("module:"):
         raise ValueError(f"these weights belong to a module of your own, {name.removeprefix('module:')}: build it, "
                          "swwae_zoo.wrap it, and load model.safetensors into that")
-    cfg = None if ":" in name else get_pretrained_cfg(name, allow_unregistered=True)
     sized = dict(args)
-    if img_size is not None and cfg is not None and cfg.fixed_input_size:
-        sized["img_size"] = img_size
-    place, overlay = source_of_backbone(name, pretrained, cache_dir)
-    how = {"pretrained": pretrained, "pretrained_cfg_overlay": overlay or None, "cache_dir": cache_dir}
     try:
+        cfg = None if ":" in name else get_pretrained_cfg(name, allow_unregistered=True)
+        if img_size is not None and cfg is not None and cfg.fixed_input_size:
+            sized["img_size"] = img_size
+        place, overlay = source_of_backbone(name, pretrained, cache_dir)
+        how = {"pretrained": pretrained, "pretrained_cfg_overlay": overlay or None, "cache_dir": cache_dir}
         try:
-            backbone = timm.create_model(place, **how, **sized)
+            model = timm.create_model(place, **how, **sized)
         except TypeError:
             if "img_size" not in sized:
                 raise
-            backbone = timm.create_model(place, **how, **args)
+            model = timm.create_model(place, **how, **args)
         if overlay:
-            backbone.pretrained_cfg.pop("file", None)  # a place in this machine's cache, no part of what the backbone is
-        return backbone
-    except (RuntimeError, TypeError) as error:
+            model.pretrained_cfg.pop("file", None)  # a place in this machine's cache, no part of what the backbone is
+    except (RuntimeError, TypeError, OSError) as error:
         names = timm.list_models(exclude_filters="swwae*")
         near = difflib.get_close_matches(name.partition(".")[0], names, n=1)
         hint = f"; did you mean {near[0]}?" if "Unknown model" in str(error) and near else ""
         raise ValueError(f"backbone: {name} can't be built: {' '.join(str(error).split()):.200}{hint}") from error
+    if isinstance(model, SWWAE):
+        raise ValueError(f"backbone: {name} {IS_ONE}")
+    return model
 
 
 @register_model

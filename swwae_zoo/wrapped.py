@@ -23,7 +23,7 @@ from .decoder import Decoding
 from .ladder import Event, Ladder, find_ladder
 from .ladder_decoder import LadderDecoder, LadderEncoding, RungFacts
 from .model import SWWAE
-from .probe import probe
+from .probe import Probe, probe
 from .watch import Action, Catch, Plan, Watch, tap
 
 __all__ = ["DECODERS", "POOLS", "WrappedSWWAE"]
@@ -45,7 +45,9 @@ class WrappedSWWAE(SWWAE):
         decoder_depth: convolutions for each step, whatever ``decoder`` says.
         in_chans: channels of the images.
         img_size: (H, W) of the images the model is built for; others work where the backbone takes them.
-        stages: names of modules whose outputs are tapped where they have the size that is about to shrink.
+        stages: names of modules whose outputs (inputs, for the value "in") are tapped where they have the size that is about
+            to shrink.
+        stages_given: they are the caller's, so each has to give a map; timm's own are hints.
         num_classes: for a module that gives no logits, or others: a classifier behind it.
         name: of the backbone, for messages.
 
@@ -56,7 +58,7 @@ class WrappedSWWAE(SWWAE):
     def __init__(
         self, backbone: nn.Module, pools: str = "tap", decoder: str = "mirror", decoder_depth: int | None = None,
         in_chans: int = 3, img_size: tuple[int, int] = (224, 224), stages: Mapping[str, str] | None = None,
-        num_classes: int | None = None, name: str = "",
+        num_classes: int | None = None, name: str = "", stages_given: bool = False,
     ):
         super().__init__()
         if pools not in POOLS:
@@ -75,7 +77,7 @@ class WrappedSWWAE(SWWAE):
         self.classifier: nn.Module | None = None
         weight = next(backbone.parameters(), None)
         dd = {} if weight is None else {"device": weight.device, "dtype": weight.dtype}
-        self.ladder, features = self._find_ladder(stages or {})
+        self.ladder, features = self._find_ladder(stages or {}, stages_given)
         if not self.is_timm:
             self._set_classifier(features, num_classes, dd)
         self.num_classes = int(backbone.num_classes) if self.is_timm else self.num_classes
@@ -95,12 +97,14 @@ class WrappedSWWAE(SWWAE):
 
     # --- built once -------------------------------------------------------------------------------
 
-    def _find_ladder(self, stages: Mapping[str, str]) -> tuple[Ladder, tuple[int, ...] | None]:
+    def _find_ladder(self, stages: Mapping[str, str], given: bool) -> tuple[Ladder, tuple[int, ...] | None]:
         """From a probe of images large enough that no step is lost in a map of one pixel, where the backbone takes them."""
         training = self.backbone.training
         self.backbone.eval()
         try:
             found = probe(self.backbone, self._run, self.in_chans, self._img_size, stages)
+            for stage in stages if given else ():
+                _check_stage(found, stage)
             times = -(-LARGE // min(self._img_size))
             if times > 1 and not (getattr(self.backbone, "pretrained_cfg", None) or {}).get("fixed_input_size"):
                 with contextlib.suppress(RuntimeError, AssertionError, ValueError):
@@ -362,6 +366,16 @@ class WrappedSWWAE(SWWAE):
     def no_weight_decay(self) -> set[str]:
         own = self.backbone.no_weight_decay() if hasattr(self.backbone, "no_weight_decay") else set()
         return {f"backbone.{name}" for name in own}
+
+
+def _check_stage(found: Probe, stage: str) -> None:
+    """Raises ValueError if a module was not run or gave no map."""
+    made = found.modules.get(stage)
+    if made is None:
+        raise ValueError(f"stages: {stage!r} is not run on the way from the image to the features: leave it out")
+    if made >= 0 and len(found.ops[made].out_shape) != 4:
+        shape = ", ".join(map(str, found.ops[made].out_shape[1:]))
+        raise ValueError(f"stages: {stage!r} gives (B, {shape}), expected a map (B, C, H, W): name modules in front of it")
 
 
 def _prefixed(pattern: Any) -> Any:

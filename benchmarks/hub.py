@@ -1,77 +1,98 @@
-"""Seconds to push and pull each variant against the tests' Hub on loopback, beside a plain copy and the bare client.
+"""Seconds to push and pull each variant against the tests' Hub on loopback, beside the bare client and a plain copy.
 
-    python benchmarks/hub.py [--repeats 3]
+    python benchmarks/hub.py [--repeats 7] [--models swwae_cifar_vgg …] [--json FILE]
 
 The bare client is huggingface_hub's own upload_folder and snapshot_download of the same files; what push and pull add is
-the work of loading the weights back and of checking their sums.  Every figure is the least of the repeats.
+the work of loading the weights back, of checking their sums, and of asking what the Hub holds.  Ours and the bare client
+take turns, with fresh weights each time; figures are medians of the turns, and the least and the most.
 """
 from __future__ import annotations
 
 import argparse
 import json
 import shutil
+import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from hub_server.fixtures import TOKEN, OnePath, make_run  # noqa: E402
 
+from swwae_zoo.run_directory import provenance  # noqa: E402
+
 VARIANTS = ("swwae_mnist", "swwae_svhn", "swwae_stl10", "swwae_cifar_vgg")
+OURS = """
+import time, swwae_zoo
+start = time.perf_counter()
+swwae_zoo.hub.push({run!r}, {repo!r}, token={token!r})
+pushed = time.perf_counter()
+swwae_zoo.hub.pull({repo!r}, {out!r}, token={token!r})
+answer = [pushed - start, time.perf_counter() - pushed]
+"""
 BARE = """
 import time
 from huggingface_hub import HfApi
 api = HfApi(token={token!r})
 api.create_repo({repo!r})
 start = time.perf_counter()
-api.upload_folder(repo_id={repo!r}, folder_path={folder!r})
+api.upload_folder(repo_id={repo!r}, folder_path={run!r} + "/last")
 pushed = time.perf_counter()
 api.snapshot_download({repo!r}, local_dir={out!r})
 answer = [pushed - start, time.perf_counter() - pushed]
 """
 
 
-def timed(call: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
-
-
 def measure(path: OnePath, model: str, folder: Path, turn: int) -> dict[str, float]:
     """One push and pull of fresh weights, the same by the bare client, and a copy."""
-    run, name = folder / f"{model}-{turn}", f"zoo/{model}-{turn}"
-    make_run(run, model, args={})
-    took = {"push": timed(lambda: path.push(run, name))}
-    out = folder / "out"
-    took["pull"] = timed(lambda: path.client.swwae("pull", name, "--out", out))
-    make_run(folder / "other", model, args={})  # other weights: those just sent are known already
-    bare = path.client.tell(do="run", token=TOKEN, code=BARE.format(
-        token=TOKEN, repo=f"{name}-bare", folder=str(folder / "other" / "last"), out=str(folder / "bare")))
-    took["bare push"], took["bare pull"] = bare
-    file = run / "last" / "model.safetensors"
-    took["copy"] = timed(lambda: shutil.copyfile(file, folder / "copy"))
-    for made in (out, folder / "bare", folder / "other", run):
-        shutil.rmtree(made)
+    took: dict[str, float] = {}
+    kinds = [("", OURS), ("client's ", BARE)]
+    for kind, code in kinds if turn % 2 else kinds[::-1]:
+        run, out = folder / "run", folder / "out"
+        make_run(run, model, args={})
+        took[f"{kind}push"], took[f"{kind}pull"] = path.client.tell(do="run", token=TOKEN, code=code.format(
+            token=TOKEN, repo=f"zoo/{model}-{turn}{kind[:1]}", run=str(run), out=str(out)))
+        file = run / "last" / "model.safetensors"
+        start = time.perf_counter()
+        shutil.copyfile(file, folder / "copy")
+        took["copy"] = time.perf_counter() - start
+        took["megabytes"] = file.stat().st_size / 1e6
+        shutil.rmtree(run)
+        shutil.rmtree(out)
     return took
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--repeats", type=int, default=3)
-    repeats = parser.parse_args().repeats
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--models", nargs="+", default=VARIANTS)
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    rows = []
     for use_xet in (False, True):
         with tempfile.TemporaryDirectory() as home:
             folder = Path(home)
             path = OnePath(folder, use_xet)
             with path.hub:
                 path.client.load("swwae_mnist")  # imports what it needs
-                for model in VARIANTS:
-                    turns = [measure(path, model, folder, turn) for turn in range(repeats)]
-                    least = {key: round(min(turn[key] for turn in turns), 3) for key in turns[0]}
-                    print(json.dumps({"path": "xet" if use_xet else "lfs", "model": model, **least}), flush=True)
+                for model in args.models:
+                    turns = [measure(path, model, folder, turn) for turn in range(args.repeats + 1)][1:]  # the first is for warmth
+                    spread = {key: [round(what([turn[key] for turn in turns]), 4) for what in (statistics.median, min, max)] for key in turns[0]}
+                    size = spread.pop("megabytes")[0]
+                    share = {f"client's share of {way}": round(
+                        statistics.median((turn[f"client's {way}"] - turn["copy"]) / (turn[way] - turn["copy"]) for turn in turns), 2)
+                        for way in ("push", "pull")}
+                    rows.append({"path": "xet" if use_xet else "lfs", "model": model, "megabytes": size, **share, **spread})
+                    print(json.dumps(rows[-1], ensure_ascii=False), flush=True)
             path.client.close()
+    if args.json:
+        known = provenance()
+        versions = {**known["versions"], **{name: version(name) for name in ("huggingface_hub", "hf_xet")}}
+        args.json.write_text(json.dumps({
+            "command": "hub.py " + " ".join(sys.argv[1:sys.argv.index("--json")]), "commit": known["commit"], "versions": versions,
+            "machine": known["machine"], "seconds: median, least, most": rows}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from .. import __version__
 from .errors import HubError, Missing, Unreachable, explained
 from .model_config import ModelConfig, build_empty, read_model_config
 from .remote import CONFIG, WEIGHTS, Remote, attempts, cache_of, look_at, split_revision, store_ref
-from .weights import check_tensors, largest_file, sha256_of, sums_of
+from .weights import check_tensors, is_file_of, largest_file, sha256_of
 
 __all__ = ["Fetched", "Pulled", "Snapshot", "fetch", "fetch_file", "pull"]
 
@@ -170,7 +170,7 @@ def _download(remote: Remote, name: str, token: str | None, cache_dir: str | Pat
     try:
         for force in (False, True):
             path = attempts(lambda force=force: get(force))
-            if sums_of(path).fit(remote.files[name]):
+            if is_file_of(path, remote.files[name]):
                 return path
             _forget(path)
     except Exception as error:

@@ -4,20 +4,19 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import safetensors
 import timm
 import torch
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch import nn
 
 from .card import make_card
 from .errors import HubError
-from .model_config import CONTRAST_NOTE, read_model_config
+from .model_config import CONTRAST_NOTE, Undrawn, read_model_config
 from .remote import CONFIG, WEIGHTS
 from .trained import Trained
-from .weights import Sums, sums_of
+from .weights import Sums, copy_and_sum, sums_of
 
 __all__ = ["CARD", "PICTURE", "Built", "build_folder"]
 
@@ -44,15 +43,16 @@ def build_folder(trained: Trained, folder: Path, load_as: str) -> Built:
         ValueError: the run's weights can't be loaded, or don't come back as they are.
     """
     config = read_model_config(trained.folder / CONFIG)
-    shutil.copyfile(trained.folder / WEIGHTS, folder / WEIGHTS)  # the very bytes that were evaluated
+    weights = copy_and_sum(trained.folder / WEIGHTS, folder / WEIGHTS)  # the very bytes that were evaluated
     _write_config(trained.folder / CONFIG, trained.config.contrast, folder / CONFIG)
     model = _load_back(folder, trained.folder / WEIGHTS)
     has_picture = (trained.home / PICTURE).is_file() and trained.is_last  # it shows the last model
     if has_picture:
         shutil.copyfile(trained.home / PICTURE, folder / PICTURE)
     make_card(trained, model, load_as, has_picture).save(folder / CARD)
-    names = (CARD, CONFIG, WEIGHTS, *((PICTURE,) if has_picture else ()))
-    return Built(folder, {name: sums_of(folder / name) for name in names}, config.architecture)
+    picture = {PICTURE: sums_of(folder / PICTURE)} if has_picture else {}
+    sums = {CARD: sums_of(folder / CARD), CONFIG: sums_of(folder / CONFIG), WEIGHTS: weights, **picture}
+    return Built(folder, sums, config.architecture)
 
 
 def _write_config(saved: Path, contrast: str, path: Path) -> None:
@@ -63,16 +63,9 @@ def _write_config(saved: Path, contrast: str, path: Path) -> None:
     path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-class _Undrawn(TorchFunctionMode):
-    """Random first weights, which took most of a push's own time, are not drawn: all are loaded over."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return args[0] if func in (Tensor.normal_, Tensor.uniform_) else func(*args, **(kwargs or {}))
-
-
 def _load_back(folder: Path, saved: Path) -> nn.Module:
     """What `timm.create_model` makes of the folder, checked as any is, and every tensor compared with the run's."""
-    with _Undrawn():
+    with Undrawn():
         model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     state = model.state_dict()
     with safetensors.safe_open(saved, framework="pt") as file:

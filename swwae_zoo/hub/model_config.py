@@ -14,14 +14,15 @@ from typing import Any, NamedTuple
 import timm
 import torch
 from timm.models import is_model, model_entrypoint
-from torch import nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from ..data.preprocess import CONTRASTS
 from ..decoder import POOLS, UNPOOLS
 from ..head import GLOBAL_POOLS
 from .errors import HubError
 
-__all__ = ["ARGS_OF", "ModelConfig", "Rule", "build_empty", "flag", "number", "one_of", "read_model_config", "text", "whole"]
+__all__ = ["ARGS_OF", "ModelConfig", "Rule", "Undrawn", "build_empty", "flag", "number", "one_of", "read_model_config", "text", "whole"]
 
 MAX_BYTES = 2**20
 MAX_PARAMS = 2**30
@@ -174,6 +175,16 @@ def is_ours(architecture: Any) -> bool:
     return model_entrypoint(architecture).__module__.partition(".")[0] == __name__.partition(".")[0]
 
 
+class Undrawn(TorchFunctionMode):
+    """While this is open, modules don't draw their first weights, which takes longer than all else where they are loaded over."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", "") == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return args[0] if func in (Tensor.normal_, Tensor.uniform_) else func(*args, **kwargs)
+
+
 def build_empty(config: ModelConfig, where: str) -> nn.Module:
     """The model that was saved, on the meta device: shapes without memory.
 
@@ -181,7 +192,7 @@ def build_empty(config: ModelConfig, where: str) -> nn.Module:
         HubError: the model refuses its arguments, or is absurdly large.
     """
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), Undrawn():
             model = timm.create_model(config.architecture, pretrained_cfg=dict(config.pretrained_cfg), **config.model_args)
     except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise HubError(f"{where}: no model can be built from config.json: {' '.join(str(error).split()):.300}") from error

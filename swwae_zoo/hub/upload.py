@@ -135,6 +135,8 @@ def _commit(
     """
     repo = before.repo
     additions = [CommitOperationAdd(name, built.folder / name) for name in built.sums]
+    for addition in additions:
+        addition.upload_info.sha256 = bytes.fromhex(built.sums[addition.path_in_repo].sha256)  # the client need not read it for that again
     attempts(lambda: api.preupload_lfs_files(repo, additions=additions, revision=revision, create_pr=create_pr))
 
     def send() -> tuple[str, str]:

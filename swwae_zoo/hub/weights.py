@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,23 +13,15 @@ from torch import nn
 from .errors import HubError
 from .remote import RemoteFile
 
-__all__ = ["Sums", "check_tensors", "largest_file", "sha256_of", "sums_of"]
+__all__ = ["Sums", "check_tensors", "copy_and_sum", "is_file_of", "largest_file", "sha256_of", "sums_of"]
 
 FLOATS = ("F64", "F32", "F16", "BF16")
 BLOCK = 2**20
-LARGE = 2**26  # from here on the Hub never stores a file as a small one
-
-
-def sha256_of(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
+LARGE = 2**24  # from 10 MB on the Hub stores no file as a small one
 
 
 class Sums(NamedTuple):
-    """Of a local file. blob_id: git's SHA-1 of it as a blob."""
+    """Of a local file. blob_id: git's SHA-1 of it as a blob; empty for a large file."""
 
     size: int
     sha256: str
@@ -40,14 +34,38 @@ class Sums(NamedTuple):
 
 def sums_of(path: Path) -> Sums:
     """Reads the file once."""
-    size = path.stat().st_size
-    sha256, blob = hashlib.sha256(), hashlib.sha1(b"blob %d\0" % size)
+    return _sums(path, lambda block: None)
+
+
+def copy_and_sum(source: Path, target: Path) -> Sums:
+    """Copies a file and gives the sums of what was copied, reading it once."""
+    with open(target, "wb") as file:
+        return _sums(source, file.write)
+
+
+def _sums(path: Path, use: Callable[[bytes], object]) -> Sums:
     with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        sha256, blob = hashlib.sha256(), hashlib.sha1(b"blob %d\0" % size)
         while block := file.read(BLOCK):
             sha256.update(block)
             if size < LARGE:
                 blob.update(block)
+            use(block)
     return Sums(size, sha256.hexdigest(), blob.hexdigest() if size < LARGE else "")
+
+
+def sha256_of(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def is_file_of(path: Path, remote: RemoteFile) -> bool:
+    """Whether a file holds the bytes that the Hub lists."""
+    return sha256_of(path) == remote.sha256 if remote.sha256 is not None else sums_of(path).fit(remote)
 
 
 def largest_file(model: nn.Module) -> int:

@@ -70,34 +70,30 @@ def draw_reconstructions(path: Path, model: SWWAE, x: Tensor) -> None:
 
 
 def draw_curves(path: Path, metrics: list[dict[str, Any]]) -> None:
-    """Loss parts (logarithmic) and validation error over steps, from the lines of metrics.jsonl."""
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    losses, errors = figure.subplots(1, 2)
+    """Loss parts (logarithmic), and validation error where it was measured, over steps, from the lines of metrics.jsonl."""
+    steps, values = _curve(metrics, "val_error")
+    figure = Figure(figsize=(9 if steps else 5, 3.6), layout="constrained")
+    losses, *errors = figure.subplots(1, 2 if steps else 1, squeeze=False)[0]
     for name, label in LABELS.items():
-        steps, values = _curve(metrics, name)
-        if steps:
-            losses.plot(steps, values, label=label, marker="o" if len(steps) == 1 else None)
-    losses.set(title="training loss", xlabel="step", ylabel="mean since the point before")
+        at, means = _curve(metrics, name)
+        if at:
+            losses.plot(at, means, label=label, marker="o" if len(at) == 1 else None)
+    losses.set(xlabel="step", ylabel="training loss (mean since the point before)")
     if losses.lines:
-        losses.legend()
+        losses.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(losses.lines), frameon=False)  # off the curves
     if any(value > 0 for line in losses.lines for value in line.get_ydata()):
         losses.set_yscale("log")
     losses.grid(alpha=0.3)
 
-    steps, values = _curve(metrics, "val_error")
-    errors.set(title="validation error", xlabel="step", ylabel="wrongly classified (%)")
-    if steps:
-        errors.plot(steps, values, marker="o", color="tab:red", label="after that step")
+    for axis in errors:
+        axis.plot(steps, values, marker="o", color="tab:red", label="after that step")
         lowest = min(values)
-        errors.axhline(lowest, color="tab:grey", linestyle=":", label=f"lowest: {lowest:.2f} % at step {steps[values.index(lowest)]}")
-        errors.set_ylim(bottom=0)
-        errors.set_xlim(left=0)
-        errors.grid(alpha=0.3)
-        errors.legend()
-    else:
-        errors.text(0.5, 0.5, "none was measured\n(--num-val holds out images for it)", ha="center", va="center",
-                    transform=errors.transAxes)
-        errors.set(xticks=[], yticks=[], xlabel="", ylabel="")
+        axis.axhline(lowest, color="tab:grey", linestyle=":", label=f"lowest: {lowest:.2f} % at step {steps[values.index(lowest)]}")
+        axis.set(xlabel="step", ylabel="validation error (%)")
+        axis.set_ylim(bottom=0)
+        axis.set_xlim(left=0)
+        axis.grid(alpha=0.3)
+        axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False)
     figure.savefig(path, dpi=DPI, format="png")
 
 

@@ -87,6 +87,15 @@ def test_import_registers_the_models() -> None:
     assert shown.stdout.split() == ["['swwae_mnist']", "SWWAE"]
 
 
+def test_threads_that_wait_sleep() -> None:
+    """The script says so before torch is loaded, which reads it once; what the user chose goes before."""
+    code = "import os, sys; sys.argv = ['swwae']; import swwae_zoo.cli.main; print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+    env = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    for given, policy in (({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")):
+        shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60, env=env | given)
+        assert shown.stdout.split() == [policy, "False"]
+
+
 def test_version_and_bare_call() -> None:
     assert swwae("--version").stdout == "swwae_zoo 0.1.0\n"
     bare = swwae(code=2)

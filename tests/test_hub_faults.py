@@ -328,11 +328,7 @@ def test_offline(path: OnePath, run: Path, name: str) -> None:
     make_run(run.parent / "zoo", "swwae_svhn")
     path.push(run.parent / "zoo", "zoo/swwae_svhn.offline")
     named = path.client.load("swwae_svhn.offline")
-    offline = path.client
-    if path.use_xet:  # a process of its own takes seconds to start: here the same constant is set by hand
-        offline.tell(do="run", code="import huggingface_hub.constants as c; c.HF_HUB_OFFLINE = True; answer = None")
-    else:
-        offline = Client(path.client.home, **path.env, HF_HUB_OFFLINE="1")
+    offline = Client(path.client.home, **path.env, HF_HUB_OFFLINE="1")
     try:
         path.hub.requests.clear()
         assert offline.load(f"hf-hub:{name}")["weights"] == online["weights"]
@@ -348,10 +344,7 @@ def test_offline(path: OnePath, run: Path, name: str) -> None:
         weights.write_bytes(content)
         assert path.hub.requests == []
     finally:
-        if path.use_xet:
-            offline.tell(do="run", code="import huggingface_hub.constants as c; c.HF_HUB_OFFLINE = False; answer = None")
-        else:
-            offline.close()
+        offline.close()
 
 
 def test_a_hub_out_of_reach(path: OnePath, run: Path, name: str) -> None:

@@ -9,7 +9,7 @@ import safetensors.torch
 import timm
 import torch
 from hub_server import Call, Corrupt
-from hub_server.client import digest
+from hub_server.client import Client, digest
 from hub_server.fixtures import OnePath
 from timm.models._hub import save_config_for_hf
 
@@ -82,7 +82,7 @@ def test_an_address_is_a_pickle_to_timm() -> None:
 LOAD = """
 import sys
 sys.path.insert(0, {tests!r})
-from hub_server.client import digest
+from hub_server.client import Client, digest
 import swwae_zoo
 try:
     model = swwae_zoo.wrap({name!r}, pretrained={pretrained}, img_size=64)
@@ -92,9 +92,9 @@ except ValueError as error:
 """
 
 
-def wrap_in(path: OnePath, name: str, pretrained: bool = True) -> Any:
+def wrap_in(client: Client, name: str, pretrained: bool = True) -> Any:
     code = LOAD.format(tests=str(Path(__file__).parent), name=name, pretrained=pretrained)
-    return path.client.tell(do="run", code=code, token="hf_goodtoken")
+    return client.tell(do="run", code=code, token="hf_goodtoken")
 
 
 def backbone_files(folder: Path, **more: bytes) -> tuple[str, dict[str, bytes]]:
@@ -133,9 +133,9 @@ def test_a_backbone_comes_from_safetensors_or_not_at_all(path: OnePath, place: s
                 (tmp_path / file).write_bytes(content)
 
     offer({**files, "pytorch_model.bin": tempting})
-    assert wrap_in(path, name) == [expected, "test_resnet", "None"]
+    assert wrap_in(path.client, name) == [expected, "test_resnet", "None"]
     offer({"config.json": files["config.json"], "pytorch_model.bin": tempting})
-    refused = wrap_in(path, name)
+    refused = wrap_in(path.client, name)
     assert isinstance(refused, str) and "pickles" in refused and "\n" not in refused, refused
 
 
@@ -144,29 +144,28 @@ def test_a_backbone_is_of_one_commit_and_checked(path: OnePath, tmp_path: Path) 
     put(path, "ann/moved", files)
     other, later = backbone_files(tmp_path)
     path.hub.fail("GET /ann/moved/resolve/", Call(lambda: path.hub.repos["ann/moved"].put(**later)))  # while config.json is fetched
-    assert wrap_in(path, "hf-hub:ann/moved")[0] == expected
+    assert wrap_in(path.client, "hf-hub:ann/moved")[0] == expected
     path.hub.fail("GET /storage/ann/moved", Corrupt())
-    assert wrap_in(path, "hf-hub:ann/moved")[0] == other
+    assert wrap_in(path.client, "hf-hub:ann/moved")[0] == other
     path.hub.fail("GET /storage/", Corrupt(), None)
     put(path, "ann/moved", backbone_files(tmp_path)[1])
-    assert "came damaged twice" in wrap_in(path, "hf-hub:ann/moved")
+    assert "came damaged twice" in wrap_in(path.client, "hf-hub:ann/moved")
 
 
 def test_a_backbone_that_can_not_be_had(path: OnePath, tmp_path: Path) -> None:
     for pretrained in (True, False):
-        assert "ann/nothing does not exist" in wrap_in(path, "hf-hub:ann/nothing", pretrained)
+        assert "ann/nothing does not exist" in wrap_in(path.client, "hf-hub:ann/nothing", pretrained)
     expected, files = backbone_files(tmp_path)
     put(path, "ann/kept", files)
-    assert "has no revision 'v9'" in wrap_in(path, "hf-hub:ann/kept@v9")
-    assert wrap_in(path, "hf-hub:ann/kept")[0] == expected
-    set_offline = "import huggingface_hub.constants as c; c.HF_HUB_OFFLINE = {}; answer = None"
-    path.client.tell(do="run", code=set_offline.format(True))
+    assert "has no revision 'v9'" in wrap_in(path.client, "hf-hub:ann/kept@v9")
+    assert wrap_in(path.client, "hf-hub:ann/kept")[0] == expected
+    offline = Client(path.client.home, **path.env, HF_HUB_OFFLINE="1")
+    path.hub.requests.clear()
     try:
-        path.hub.requests.clear()
-        assert wrap_in(path, "hf-hub:ann/kept")[0] == expected
-        assert "HF_HUB_OFFLINE is set" in wrap_in(path, "hf-hub:ann/never") and path.hub.requests == []
+        assert wrap_in(offline, "hf-hub:ann/kept")[0] == expected
+        assert "HF_HUB_OFFLINE is set" in wrap_in(offline, "hf-hub:ann/never") and path.hub.requests == []
     finally:
-        path.client.tell(do="run", code=set_offline.format(False))
+        offline.close()
 
 
 def test_weights_that_timm_has_only_as_a_pickle() -> None:

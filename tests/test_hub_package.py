@@ -1,30 +1,26 @@
 """Weights that come with the package: put there by one command, loaded without a network."""
-import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import timm
 import torch
-from hub_server.client import describe
+from hub_server.client import Client, describe
 from hub_server.fixtures import make_run
 
 from swwae_zoo.hub import HubError, pretrained
 from swwae_zoo.hub.package import MAX_BYTES, package
 
 REGISTERED = """
-import json, pathlib, sys
+import pathlib, sys
 sys.argv = ["swwae"]  # so that the package does not register its models yet
 import swwae_zoo.hub.pretrained as pretrained
 pretrained.PACKAGED = pathlib.Path({folder!r})
 import timm, torch, swwae_zoo.swwae
-answers = [timm.list_pretrained("swwae_mnist*"), timm.is_model_pretrained("swwae_mnist"), timm.is_model_pretrained("swwae_svhn")]
+answer = [timm.list_pretrained("swwae_mnist*"), timm.is_model_pretrained("swwae_mnist"), timm.is_model_pretrained("swwae_svhn")]
 for name in ("swwae_mnist.tiny", "swwae_mnist"):
     model = timm.create_model(name, pretrained=True)
-    answers.append([model.notation, model.pretrained_cfg["file"], float(sum(p.detach().double().sum() for p in model.parameters()))])
-print(json.dumps(answers))
+    answer.append([model.notation, model.pretrained_cfg["file"], float(sum(p.detach().double().sum() for p in model.parameters()))])
 """
 
 
@@ -34,11 +30,9 @@ def test_a_packaged_run_is_a_tag(tmp_path: Path) -> None:
     assert folder == tmp_path / "weights" / "swwae_mnist.tiny" and os.listdir(tmp_path / "weights") == ["swwae_mnist.tiny"]
     assert sorted(os.listdir(folder)) == ["README.md", "config.json", "model.safetensors"]
     assert 'timm.create_model("swwae_mnist.tiny", pretrained=True)' in (folder / "README.md").read_text()
-    code = REGISTERED.format(folder=str(tmp_path / "weights"))
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120,
-                         env={**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9"})
-    assert run.returncode == 0, run.stderr
-    listed, mnist, svhn, *loaded = json.loads(run.stdout)
+    client = Client(tmp_path / "home", HF_ENDPOINT="http://127.0.0.1:9")
+    listed, mnist, svhn, *loaded = client.tell(do="run", code=REGISTERED.format(folder=str(tmp_path / "weights")))
+    client.close()
     assert "swwae_mnist.tiny" in listed and mnist and svhn == timm.is_model_pretrained("swwae_svhn")
     total = float(sum(parameter.detach().double().sum() for parameter in net.parameters()))
     assert loaded == [[net.notation, str(folder / "model.safetensors"), total]] * 2

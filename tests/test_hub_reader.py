@@ -1,4 +1,5 @@
 """Whoever reads while another pushes gets one commit or the other, never the configuration of one with the weights of another."""
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -6,7 +7,7 @@ import pytest
 from hub_server.client import Client, digest
 from hub_server.fixtures import TOKEN, OnePath, make_run
 
-ROUNDS = 200
+ROUNDS = 200 if os.environ.get("SWWAE_SLOW") else 50
 PUSH = f"""
 import os, threading, swwae_zoo
 os.environ["HF_TOKEN"] = {TOKEN!r}
@@ -15,7 +16,7 @@ while not os.path.exists(STOP):
     pushed = swwae_zoo.hub.push(runs[answer % 2], "zoo/swwae_svhn.moving")
     assert pushed.status == "pushed", pushed
     answer += 1
-    threading.Event().wait(0.1)  # leave the reader some of the processor
+    threading.Event().wait(0.05)  # leave the reader some of the processor
 """
 READ = f"""
 import hashlib, timm, swwae_zoo
@@ -66,4 +67,4 @@ def test_a_reader_never_gets_a_mixture(path: OnePath, reader: Client, tmp_path: 
     found = [(pool, notes[0] if notes else None, weights) for pool, notes, weights in seen]
     assert len(found) == ROUNDS and set(found) == allowed
     assert len(torn) < ROUNDS / 4, torn
-    assert pushes > 20 and sum(a != b for a, b in zip(found, found[1:])) > 10  # they did run side by side
+    assert pushes > ROUNDS / 10 and sum(a != b for a, b in zip(found, found[1:])) > ROUNDS / 20  # they did run side by side

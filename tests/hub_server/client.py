@@ -1,14 +1,21 @@
 """A process with the real client in it, which does what it is told, a line of JSON at a time.
 
-huggingface_hub reads its environment when it is imported, and torch takes seconds to import: so a process is started
-for each environment and kept for many tests.  Its `time.sleep` is short, so that giving up takes no minutes.
+huggingface_hub reads its environment when it is imported: so there is a process for each environment, kept for many
+tests.  torch takes seconds to import and reads nothing: so those processes are forked from one that has done that, and
+nothing else.  `time.sleep` in them is short, so that giving up takes no minutes.
 """
 from __future__ import annotations
 
+import atexit
 import json
 import os
+import select
+import signal
+import socket
 import subprocess
 import sys
+import tempfile
+import traceback
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,22 +39,44 @@ class Said(NamedTuple):
         return self.err.strip()
 
 
+class Nursery:
+    """The process that the others are forked from."""
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="hub-clients-")
+        self.address = f"{self._folder.name}/socket"
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, self.address], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        assert self._process.stdout is not None and self._process.stdout.readline() == b"ready\n"
+        atexit.register(self.close)
+
+    def close(self) -> None:
+        with self._process:  # closes its pipes, at which it ends
+            pass
+        self._folder.cleanup()
+
+
+_nursery: list[Nursery] = []
+
+
 class Client:
     """The process, seen from the test.
 
     Args:
-        home: its HF_HOME; what the process itself prints (on descriptor 2) goes to home/stderr.
+        home: its HF_HOME; what the process itself prints goes to home/stderr.
         env: further environment.
     """
 
     def __init__(self, home: Path, **env: str) -> None:
         home.mkdir(parents=True, exist_ok=True)
         self.home, self.stderr = home, home / "stderr"
+        if not _nursery:
+            _nursery.append(Nursery())
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.connect(_nursery[0].address)
+        self._answers = self._socket.makefile("r")
         clean = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "SWWAE_", "HUGGING"))}
-        with open(self.stderr, "w") as stderr:
-            self._process = subprocess.Popen(
-                [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True,
-                env={**clean, "HF_HOME": str(home), "HF_HUB_DISABLE_TELEMETRY": "1", "OMP_NUM_THREADS": "1", **env})
+        self.send(env={**clean, "HF_HOME": str(home), "HF_HUB_DISABLE_TELEMETRY": "1", "OMP_NUM_THREADS": "1", **env}, stderr=str(self.stderr))
 
     def tell(self, **command: Any) -> Any:
         """Sends a command and waits for the answer."""
@@ -55,15 +84,11 @@ class Client:
         return self.answer()
 
     def send(self, **command: Any) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(command) + "\n")
-        self._process.stdin.flush()
+        self._socket.sendall(json.dumps(command).encode() + b"\n")
 
     def answer(self) -> Any:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
+        line = self._answers.readline()
         if not line:
-            self._process.wait(20)
             raise AssertionError(f"the client died: {self.stderr.read_text()}")
         return json.loads(line)
 
@@ -75,8 +100,8 @@ class Client:
         return self.tell(do="load", name=name, kwargs={"pretrained": True, **kwargs}, token=token)
 
     def close(self) -> None:
-        with self._process:  # closes its pipes, at which it ends
-            pass
+        self._answers.close()
+        self._socket.close()  # at which it ends
 
 
 # --- in the process -----------------------------------------------------------------------------------
@@ -111,6 +136,8 @@ def obey(command: dict[str, Any]) -> Any:
     os.environ.pop("HF_TOKEN", None)
     if command.get("token"):
         os.environ["HF_TOKEN"] = command["token"]
+    if command["do"] != "run":
+        import swwae_zoo  # noqa: F401
     if command["do"] == "swwae":
         from typer.testing import CliRunner
 
@@ -137,20 +164,49 @@ def runpy_function(command: dict[str, Any]) -> Any:
     return names["answer"]
 
 
-def main() -> None:
+def serve(connection: socket.socket) -> None:
+    """Obeys until the connection is closed."""
     import time
     import warnings
 
-    warnings.filterwarnings("error", module="swwae_zoo")  # the client's own uploads warn of httpx
-    sleep = time.sleep
-    time.sleep = lambda seconds: sleep(min(seconds, 0.01))  # type: ignore[assignment]
-    with os.fdopen(os.dup(1), "w") as answers:
-        os.dup2(2, 1)
-        import swwae_zoo  # noqa: F401
+    with connection, connection.makefile("rw") as lines:
+        first = json.loads(lines.readline())
+        os.environ.clear()
+        os.environ.update(first["env"])
+        log = os.open(first["stderr"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        warnings.filterwarnings("error", module="swwae_zoo")  # the client's own uploads warn of httpx
+        sleep = time.sleep
+        time.sleep = lambda seconds: sleep(min(seconds, 0.01))  # type: ignore[assignment]
+        for line in lines:
+            print(json.dumps(obey(json.loads(line))), file=lines, flush=True)
 
-        for line in sys.stdin:
-            print(json.dumps(obey(json.loads(line))), file=answers, flush=True)
+
+def main(address: str) -> None:
+    import numpy  # noqa: F401
+    import torchvision  # noqa: F401  and torch; neither imports huggingface_hub
+
+    assert not [name for name in sys.modules if name.startswith(("huggingface_hub", "timm", "swwae_zoo"))]
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(address)
+        listening.listen()
+        print("ready", flush=True)
+        while sys.stdin not in select.select([listening, sys.stdin], [], [])[0]:
+            connection, _ = listening.accept()
+            if os.fork() == 0:
+                listening.close()
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                try:
+                    serve(connection)
+                except BaseException:
+                    traceback.print_exc()
+                    sys.stderr.flush()
+                finally:
+                    os._exit(0)
+            connection.close()
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1])

@@ -28,7 +28,7 @@ from torch import Tensor
 
 __all__ = ["available", "pick", "pool", "put"]
 
-_SOURCES = ("windows.c", "typed.h")
+_SOURCES = ("windows.c", "typed.h", "lanes.h")
 _FLAGS = ("-O3", "-march=native", "-fno-trapping-math", "-fno-strict-aliasing", "-std=gnu11", "-fPIC")
 _SUFFIXES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 _SMALL = 1 << 15  # elements of the larger side that one thread handles sooner than two can be woken

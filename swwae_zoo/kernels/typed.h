@@ -1,27 +1,96 @@
 /* The three operations of windows.c for one element type.  The includer defines
      T          storage type             NAME(f)    f with the type's suffix
      BITS       unsigned integer of its size, to select values without a branch
-     PAIR       unsigned integer of twice its size, of any alignment: two neighbours in a row, the left one in the low half
+     SIGNED     signed integer of its size          LANES64, LANES32, LANES16    of T in so many bytes
      SUM        type to add in           LOAD(t)    T -> SUM            STORE(s)   SUM -> T
-     BEATS(a, m)  whether a takes the place of the maximum m: a > m, or a is NaN                       */
+     BEATS(a, m)  whether a takes the place of the maximum m: a > m, or a is NaN
+     LOWEST     minus infinity                   INFINITE   for half precision: infinity's bits     */
+
+#if VECTOR >= 64
+#define LANES LANES64
+#include "lanes.h"
+#endif
+#if VECTOR >= 32
+#define LANES LANES32
+#include "lanes.h"
+#endif
+#define LANES LANES16
+#include "lanes.h"
+
+/* n windows of 2x2 that lie whole in two rows of the image, side by side: in NCHW, where a window's left and right pixel are
+   neighbours, or n channels of one window in channels-last, where they are `apart`, C. */
+
+INLINE void NAME(pool_position)(const T *x, BITS *best, BITS *at, BITS position) { /* without a branch: none could be foreseen */
+    T m;
+    BITS v;
+    memcpy(&m, best, sizeof m);
+    memcpy(&v, x, sizeof v);
+    const BITS mask = IF(BEATS(*x, m));
+    *best = (v & mask) | (*best & ~mask);
+    *at = (position & mask) | (*at & ~mask);
+}
+
+INLINE void NAME(pool_pairs)(const T *upper, const T *lower, int64_t apart, T *what, uint8_t *where, int64_t n) {
+    int64_t i = 0;
+    BY_LANES(pool, upper, lower, apart, what, where);
+    const int64_t step = apart ? 1 : 2, right = apart ? apart : 1;
+    for (; i < n; i++) {
+        const T pixel[4] = {upper[i * step], upper[i * step + right], lower[i * step], lower[i * step + right]};
+        BITS best, at = 0;
+        memcpy(&best, pixel, sizeof best);
+#pragma GCC unroll 3
+        for (int p = 1; p < 4; p++) NAME(pool_position)(pixel + p, &best, &at, (BITS)p);
+        memcpy(what + i, &best, sizeof best);
+        where[i] = (uint8_t)at;
+    }
+}
+
+INLINE void NAME(put_pairs)(const T *values, const uint8_t *where, T *upper, T *lower, int64_t apart, int64_t n) {
+    int64_t i = 0;
+    BY_LANES(put, values, where, upper, lower, apart);
+    const int64_t step = apart ? 1 : 2, right = apart ? apart : 1;
+    for (; i < n; i++) {
+        T *const pixel[4] = {upper + i * step, upper + i * step + right, lower + i * step, lower + i * step + right};
+        BITS value;
+        memcpy(&value, values + i, sizeof value);
+#pragma GCC unroll 4
+        for (int p = 0; p < 4; p++) {
+            const BITS kept = value & IF(where[i] == p);
+            memcpy(pixel[p], &kept, sizeof kept);
+        }
+    }
+}
+
+INLINE void NAME(pick_pairs)(const T *upper, const T *lower, int64_t apart, const uint8_t *where, T *out, int64_t n) {
+    int64_t i = 0;
+    BY_LANES(pick, upper, lower, apart, where, out);
+    const int64_t step = apart ? 1 : 2, right = apart ? apart : 1;
+    for (; i < n; i++) {
+        const T pixel[4] = {upper[i * step], upper[i * step + right], lower[i * step], lower[i * step + right]};
+        BITS bits[4];
+        memcpy(bits, pixel, sizeof bits);
+        const BITS found = (bits[0] & IF(where[i] == 0)) | (bits[1] & IF(where[i] == 1)) | (bits[2] & IF(where[i] == 2)) |
+                           (bits[3] & IF(where[i] == 3));
+        memcpy(out + i, &found, sizeof found);
+    }
+}
 
 /* The maximum of the window's positions inside the image, and which: first maximum, last NaN. */
 
-static inline void NAME(pool_pixel)(const T *restrict x, T *restrict what, uint8_t *restrict where, const Shape *g,
-                                    int64_t oh, int64_t ow) {
+INLINE void NAME(pool_channels)(const T *restrict x, T *restrict best, uint8_t *restrict where, int64_t n, uint8_t at) {
+    for (int64_t i = 0; i < n; i++) {
+        const T m = best[i], v = x[i];
+        const uint8_t before = where[i];
+        where[i] = BEATS(v, m) ? at : before;
+        best[i] = BEATS(v, m) ? v : m;
+    }
+}
+
+static void NAME(pool_pixel)(const T *x, T *what, uint8_t *where, const Shape *g, int64_t oh, int64_t ow) {
     const int64_t C = g->C, line = g->W * C, top = oh * g->sh - g->ph, left = ow * g->sw - g->pw;
     if (g->kh == 2 && g->kw == 2 && top >= 0 && left >= 0 && top + 2 <= g->H && left + 2 <= g->W) {
-        const T *a = x + top * line + left * C, *b = a + C, *c = a + line, *d = c + C;
-        for (int64_t i = 0; i < C; i++) {
-            const T second = b[i], third = c[i], fourth = d[i];
-            T m = a[i];
-            uint8_t at = 0;
-            at = BEATS(second, m) ? 1 : at, m = BEATS(second, m) ? second : m;
-            at = BEATS(third, m) ? 2 : at, m = BEATS(third, m) ? third : m;
-            at = BEATS(fourth, m) ? 3 : at, m = BEATS(fourth, m) ? fourth : m;
-            what[i] = m;
-            where[i] = at;
-        }
+        const T *pixel = x + top * line + left * C;
+        NAME(pool_pairs)(pixel, pixel + line, C, what, where, C);
         return;
     }
     const int64_t r0 = top < 0 ? -top : 0, r1 = top + g->kh > g->H ? g->H - top : g->kh;
@@ -29,73 +98,76 @@ static inline void NAME(pool_pixel)(const T *restrict x, T *restrict what, uint8
     memcpy(what, x + (top + r0) * line + (left + c0) * C, C * sizeof(T));
     memset(where, (int)(r0 * g->kw + c0), C);
     for (int64_t r = r0; r < r1; r++)
-        for (int64_t c = c0; c < c1; c++) {
-            if (r == r0 && c == c0) continue;
-            const T *q = x + (top + r) * line + (left + c) * C;
-            const uint8_t at = (uint8_t)(r * g->kw + c);
-            for (int64_t i = 0; i < C; i++) {
-                const T m = what[i], v = q[i];
-                const uint8_t before = where[i];
-                where[i] = BEATS(v, m) ? at : before;
-                what[i] = BEATS(v, m) ? v : m;
-            }
+        for (int64_t c = c0; c < c1; c++)
+            if (r > r0 || c > c0)
+                NAME(pool_channels)(x + (top + r) * line + (left + c) * C, what, where, C, (uint8_t)(r * g->kw + c));
+}
+
+/* Every `step`th of the pixels from .. end goes to the same hand. */
+INLINE void NAME(deal)(const T *restrict x, T (*restrict hands)[2 * TILE], int64_t from, int64_t end, const int64_t step) {
+    for (; from < end && from % step; from++) hands[from % step][from / step] = x[from];
+    const int64_t turns = end > from ? (end - from) / step : 0, start = from / step;
+    for (int64_t j = start; j < start + turns; j++)
+        for (int64_t s = 0; s < step; s++) hands[s][j] = x[j * step + s];
+    for (from += turns * step; from < end; from++) hands[from % step][from / step] = x[from];
+}
+
+/* n <= TILE windows of a line of NCHW, from ow on.  A row of the image, with the lowest number for what lies outside, is dealt
+   out by its columns' remainders, so that the windows' column c stands side by side. */
+static void NAME(pool_tile)(const T *x, T *what, uint8_t *where, const Shape *g, int64_t top, int64_t ow, int64_t n) {
+    T hands[DEALT][2 * TILE];
+    BITS best[TILE], at[TILE];
+    const int64_t r0 = top < 0 ? -top : 0, r1 = top + g->kh > g->H ? g->H - top : g->kh, left = ow * g->sw - g->pw;
+    const int64_t pixels = (n - 1) * g->sw + g->kw, end = pixels < g->W - left ? pixels : g->W - left;
+    const int64_t from = left < 0 ? -left : 0;
+    for (int64_t s = 0; s < g->sw; s++)
+        for (int64_t j = 0; j < 2 * TILE; j++) hands[s][j] = (T)LOWEST;
+    for (int64_t i = 0; i < TILE; i++) at[i] = (BITS)(r0 * g->kw + (i * g->sw < from ? from - i * g->sw : 0));
+    memcpy(best, hands, sizeof best);
+    for (int64_t r = r0; r < r1; r++) {
+        const T *row = x + (top + r) * g->W + left;
+        if (g->sw == 2) NAME(deal)(row, hands, from, end, 2);
+        else if (g->sw == 3) NAME(deal)(row, hands, from, end, 3);
+        else if (g->sw == 4) NAME(deal)(row, hands, from, end, 4);
+        else NAME(deal)(row, hands, from, end, g->sw);
+        for (int64_t c = 0; c < g->kw; c++) {
+            const T *column = hands[c % g->sw] + c / g->sw;
+            int64_t i = 0;
+            BY_LANES(pool_position, column, best, at, (BITS)(r * g->kw + c));
+            for (; i < n; i++) NAME(pool_position)(column + i, best + i, at + i, (BITS)(r * g->kw + c));
         }
-}
-
-static inline __attribute__((always_inline)) void NAME(pool_span)(
-    const T *restrict x, T *restrict what, uint8_t *restrict where, int64_t W, int64_t n, const int kh, const int kw,
-    const int sw) {
-    for (int64_t o = 0; o < n; o++) {
-        T m = x[o * sw];
-        uint8_t at = 0;
-#pragma GCC unroll 16
-        for (int r = 0; r < kh; r++)
-#pragma GCC unroll 4
-            for (int c = 0; c < kw; c++) {
-                if (r == 0 && c == 0) continue;
-                const T v = x[r * W + o * sw + c];
-                at = BEATS(v, m) ? (uint8_t)(r * kw + c) : at;
-                m = BEATS(v, m) ? v : m;
-            }
-        what[o] = m;
-        where[o] = at;
     }
+    memcpy(what, best, n * sizeof(T));
+    for (int64_t i = 0; i < n; i++) where[i] = (uint8_t)at[i];
 }
 
-static inline void NAME(pool_line)(const T *restrict x, T *restrict what, uint8_t *restrict where, const Shape *g,
-                                   int64_t oh) {
-    const int64_t top = oh * g->sh - g->ph;
-    int64_t first = (g->pw + g->sw - 1) / g->sw, end = (g->W + g->pw - g->kw) / g->sw + 1; /* windows inside */
-    if (g->W + g->pw < g->kw) end = 0;
-    if (end > g->w) end = g->w;
-    const int inside = top >= 0 && top + g->kh <= g->H && end > first;
-    const T *start = x + top * g->W + first * g->sw - g->pw;
-#define SPAN(KH, KW, S)                                                                                      \
-    (inside && g->kh == KH && g->kw == KW && g->sw == S)                                                     \
-        NAME(pool_span)(start, what + first, where + first, g->W, end - first, KH, KW, S)
-    if SPAN(2, 2, 2);
-    else if SPAN(3, 3, 2);
-    else if SPAN(3, 3, 3);
-    else if SPAN(4, 4, 4);
-    else first = end = 0;
-#undef SPAN
+/* The same for windows of any width and stride. */
+static void NAME(pool_window)(const T *x, T *what, uint8_t *where, const Shape *g, int64_t top, int64_t ow) {
+    const int64_t left = ow * g->sw - g->pw;
     const int64_t r0 = top < 0 ? -top : 0, r1 = top + g->kh > g->H ? g->H - top : g->kh;
-    for (int64_t ow = 0; ow < g->w; ow++) {
-        if (ow == first && end > first) ow = end;
-        if (ow == g->w) break;
-        const int64_t left = ow * g->sw - g->pw;
-        const int64_t c0 = left < 0 ? -left : 0, c1 = left + g->kw > g->W ? g->W - left : g->kw;
-        const T *q = x + top * g->W + left;
-        T m = q[r0 * g->W + c0];
-        int64_t at = r0 * g->kw + c0;
-        for (int64_t r = r0; r < r1; r++)
-            for (int64_t c = c0; c < c1; c++) {
-                const T v = q[r * g->W + c];
-                if (BEATS(v, m) && !(r == r0 && c == c0)) m = v, at = r * g->kw + c;
-            }
-        what[ow] = m;
-        where[ow] = (uint8_t)at;
+    const int64_t c0 = left < 0 ? -left : 0, c1 = left + g->kw > g->W ? g->W - left : g->kw;
+    const T *q = x + top * g->W + left;
+    T m = q[r0 * g->W + c0];
+    int64_t at = r0 * g->kw + c0;
+    for (int64_t r = r0; r < r1; r++)
+        for (int64_t c = c0; c < c1; c++) {
+            const T v = q[r * g->W + c];
+            if (BEATS(v, m) && !(r == r0 && c == c0)) m = v, at = r * g->kw + c;
+        }
+    *what = m;
+    *where = (uint8_t)at;
+}
+
+static void NAME(pool_line)(const T *x, T *what, uint8_t *where, const Shape *g, int64_t oh) {
+    const int64_t top = oh * g->sh - g->ph;
+    int64_t ow = 0;
+    if (TWO_BY_TWO(*g) && top + 2 <= g->H) {
+        ow = g->w < g->W / 2 ? g->w : g->W / 2;
+        NAME(pool_pairs)(x + top * g->W, x + (top + 1) * g->W, 0, what, where, ow);
+    } else if (g->sw <= DEALT && g->kw <= TILE) {
+        for (; ow < g->w; ow += TILE) NAME(pool_tile)(x, what + ow, where + ow, g, top, ow, g->w - ow < TILE ? g->w - ow : TILE);
     }
+    for (; ow < g->w; ow++) NAME(pool_window)(x, what + ow, where + ow, g, top, ow);
 }
 
 void NAME(pool)(const T *x, T *what, uint8_t *where, const Shape *shape) {
@@ -117,59 +189,57 @@ void NAME(pool)(const T *x, T *what, uint8_t *where, const Shape *shape) {
 
 /* Every pixel looks at the windows that it lies in: one at most unless they overlap. */
 
-static inline void NAME(put_alone)(const BITS *restrict v, const uint8_t *restrict at, BITS *restrict out, int64_t n,
-                                   uint8_t position) {
+INLINE void NAME(put_alone)(const BITS *restrict v, const uint8_t *restrict at, BITS *restrict out, int64_t n, uint8_t position) {
     for (int64_t i = 0; i < n; i++) out[i] = v[i] & IF(at[i] == position);
 }
 
 /* Row y, from column x on. */
-static void NAME(put_row)(const BITS *restrict v, const uint8_t *restrict at, BITS *restrict out, const Shape *g, int64_t y,
-                          int64_t x) {
+static void NAME(put_row)(const T *values, const uint8_t *at, T *out, const Shape *g, int64_t y, int64_t x) {
     const int64_t oh = (y + g->ph) / g->sh, row = (y + g->ph) % g->sh, C = g->last ? g->C : 1;
     if (oh < g->h && row < g->kh) {
-        v += oh * g->w * C, at += oh * g->w * C;
+        const BITS *v = (const BITS *)values + oh * g->w * C;
+        at += oh * g->w * C;
         int64_t ow = (x + g->pw) / g->sw, column = (x + g->pw) % g->sw;
         for (; x < g->W && ow < g->w; x++) {
             if (column >= g->kw) memset(out + x * C, 0, C * sizeof(T));
-            else NAME(put_alone)(v + ow * C, at + ow * C, out + x * C, C, (uint8_t)(row * g->kw + column));
+            else NAME(put_alone)(v + ow * C, at + ow * C, (BITS *)out + x * C, C, (uint8_t)(row * g->kw + column));
             if (++column == g->sw) column = 0, ow++;
         }
     }
     memset(out + x * C, 0, (g->W - x) * C * sizeof(T));
 }
 
-/* n windows of 2x2, side by side. */
-static inline __attribute__((always_inline)) void NAME(put_step)(const BITS *v, const uint8_t *at, T *upper, T *lower,
-                                                                 const int64_t n) {
-    PAIR a[STEP], b[STEP]; /* here nothing can alias, and with n a constant no loop is left */
-    for (int64_t i = 0; i < n; i++) {
-        const PAIR which = at[i], value = (PAIR)v[i] << (which & 1) * 8 * sizeof(T);
-        a[i] = value & -(PAIR)(which < 2);
-        b[i] = value & -(PAIR)((which & ~(PAIR)1) == 2);
-    }
-    memcpy(upper, a, n * sizeof(PAIR));
-    memcpy(lower, b, n * sizeof(PAIR));
+/* A plane of NCHW: zeros first, then each value goes where it belongs. */
+static void NAME(put_plane)(const T *values, const uint8_t *at, T *image, const Shape *g) {
+    memset(image, 0, g->H * g->W * sizeof(T));
+    for (int64_t oh = 0; oh < g->h; oh++)
+        for (int64_t ow = 0; ow < g->w; ow++, values++, at++) {
+            const int64_t y = oh * g->sh - g->ph + g->row[*at], x = ow * g->sw - g->pw + g->column[*at];
+            if (*at < g->kh * g->kw && y >= 0 && y < g->H && x >= 0 && x < g->W) image[y * g->W + x] = *values;
+        }
 }
 
-/* A plane of 2x2 windows, (H, W): two rows at a time. */
-static inline void NAME(put_pairs)(const T *values, const uint8_t *where, T *image, const Shape *g) {
-    const uint8_t *restrict at = where;
-    const BITS *restrict v = (const BITS *)values;
-    const int64_t n = g->w < g->W / 2 ? g->w : g->W / 2, rows = g->h < g->H / 2 ? g->h : g->H / 2;
-    for (int64_t oh = 0; oh < rows; oh++, v += g->w, at += g->w) {
-        T *upper = image + 2 * oh * g->W, *lower = upper + g->W;
-        int64_t i = 0;
-        for (; i + STEP <= n; i += STEP) NAME(put_step)(v + i, at + i, upper + 2 * i, lower + 2 * i, STEP);
-        NAME(put_step)(v + i, at + i, upper + 2 * i, lower + 2 * i, n - i);
+/* Rows y and y + 1 of 2x2 windows without padding. */
+static void NAME(put_band)(const T *values, const uint8_t *where, T *image, const Shape *g, int64_t y) {
+    const int64_t C = g->last ? g->C : 1, oh = y / 2, line = g->W * C, end = y + 2 < g->H ? y + 2 : g->H;
+    int64_t n = 0;
+    if (oh < g->h && y + 2 <= g->H) {
+        const T *v = values + oh * g->w * C;
+        const uint8_t *at = where + oh * g->w * C;
+        T *upper = image + y * line, *lower = upper + line;
+        n = g->w < g->W / 2 ? g->w : g->W / 2;
+        if (!g->last) NAME(put_pairs)(v, at, upper, lower, 0, n);
+        else
+            for (int64_t ow = 0; ow < n; ow++)
+                NAME(put_pairs)(v + ow * C, at + ow * C, upper + 2 * ow * C, lower + 2 * ow * C, C, C);
     }
-    for (int64_t y = 0; y < g->H; y++)
-        if (y >= 2 * rows || 2 * n < g->W)
-            NAME(put_row)((const BITS *)values, where, (BITS *)image + y * g->W, g, y, y < 2 * rows ? 2 * n : 0);
+    for (; y < end && 2 * n < g->W; y++) NAME(put_row)(values, where, image + y * line, g, y, 2 * n);
 }
 
-static inline void NAME(put_row_overlapping)(const T *restrict v, const uint8_t *restrict at, T *restrict out,
-                                              const Shape *g, int64_t y) {
-    const int64_t C = g->last ? g->C : 1;
+/* A row of overlapping windows, in channels-last. */
+static void NAME(put_row_overlapping)(const T *restrict v, const uint8_t *restrict at, T *restrict out, const Shape *g,
+                                      int64_t y) {
+    const int64_t C = g->C;
     const Range rows = windows_of(y + g->ph, g->kh, g->sh, g->h);
     for (int64_t x = 0; x < g->W; x++) {
         const Range columns = windows_of(x + g->pw, g->kw, g->sw, g->w);
@@ -193,50 +263,57 @@ static inline void NAME(put_row_overlapping)(const T *restrict v, const uint8_t 
     }
 }
 
+/* The same in NCHW: the windows send their values, in the same order, instead of the pixels asking for them. */
+static void NAME(put_row_of_plane)(const T *v, const uint8_t *at, T *out, const Shape *g, int64_t y) {
+    const Range rows = windows_of(y + g->ph, g->kh, g->sh, g->h);
+    for (int64_t from = 0; from < g->W; from += BLOCK) {
+        const int64_t n = g->W - from < BLOCK ? g->W - from : BLOCK;
+        const int64_t first = windows_of(from + g->pw, g->kw, g->sw, g->w).first;
+        const int64_t end = windows_of(from + n - 1 + g->pw, g->kw, g->sw, g->w).end;
+        SUM sum[BLOCK] = {0}, count[BLOCK] = {0};
+        for (int64_t oh = rows.first; oh < rows.end; oh++) {
+            const int64_t position = (y + g->ph - oh * g->sh) * g->kw;
+            for (int64_t ow = first; ow < end; ow++) {
+                const int64_t column = at[oh * g->w + ow] - position, x = ow * g->sw - g->pw + column - from;
+                if (column < 0 || column >= g->kw || x < 0 || x >= n) continue;
+                sum[x] += LOAD(v[oh * g->w + ow]);
+                count[x] += (SUM)1;
+            }
+        }
+        for (int64_t i = 0; i < n; i++) out[from + i] = STORE(g->mean && count[i] > 1 ? sum[i] / count[i] : sum[i]);
+    }
+}
+
 void NAME(put)(const T *values, const uint8_t *where, T *out, const Shape *shape) {
     const Shape g = *shape;
-    const int64_t planes = g.last ? g.B : g.B * g.C, C = g.last ? g.C : 1, jobs = g.last ? g.H : 1;
-    const int overlapping = g.sh < g.kh || g.sw < g.kw;
-    const int pairs = !g.last && !overlapping && g.kh == 2 && g.kw == 2 && g.sh == 2 && g.sw == 2 && !g.ph && !g.pw;
+    const int overlapping = g.sh < g.kh || g.sw < g.kw, pairs = TWO_BY_TWO(g) && g.sh == 2 && !g.ph;
+    const int64_t planes = g.last ? g.B : g.B * g.C, C = g.last ? g.C : 1, band = pairs ? 2 : 1;
+    const int64_t bands = (g.H + band - 1) / band, jobs = g.last ? bands : 1;
     PARALLEL(g)
     for (int64_t job = 0; job < planes * jobs; job++) {
-        const int64_t plane = job / jobs, first = g.last ? job % jobs : 0, end = g.last ? first + 1 : g.H;
+        const int64_t plane = job / jobs, first = g.last ? job % jobs : 0, end = g.last ? first + 1 : bands;
         const T *v = values + plane * g.h * g.w * C;
         const uint8_t *at = where + plane * g.h * g.w * C;
         T *image = out + plane * g.H * g.W * C;
-        if (pairs) NAME(put_pairs)(v, at, image, &g);
-        for (int64_t y = first; y < end && !pairs; y++) {
-            T *line = image + y * g.W * C;
-            if (overlapping) NAME(put_row_overlapping)(v, at, line, &g, y);
-            else NAME(put_row)((const BITS *)v, at, (BITS *)line, &g, y, 0);
-        }
+        if (!g.last && !overlapping && !pairs) NAME(put_plane)(v, at, image, &g);
+        else
+            for (int64_t y = first * band; y < end * band; y += band) {
+                if (pairs) NAME(put_band)(v, at, image, &g, y);
+                else if (!overlapping) NAME(put_row)(v, at, image + y * g.W * C, &g, y, 0);
+                else if (g.last) NAME(put_row_overlapping)(v, at, image + y * g.W * C, &g, y);
+                else NAME(put_row_of_plane)(v, at, image + y * g.W, &g, y);
+            }
     }
-}
-
-static inline void NAME(pick_pairs)(const T *upper, const T *lower, const uint8_t *restrict at, BITS *restrict out,
-                                    int64_t n) {
-    const PAIR *restrict a = (const PAIR *)upper, *restrict b = (const PAIR *)lower;
-    for (int64_t i = 0; i < n; i++) {
-        const PAIR word = (a[i] & -(PAIR)(at[i] >> 1 == 0)) | (b[i] & -(PAIR)(at[i] >> 1 == 1));
-        out[i] = (BITS)(at[i] & 1 ? word >> 8 * sizeof(T) : word);
-    }
-}
-
-static inline void NAME(pick_pair)(const BITS *restrict a, const BITS *restrict b, const uint8_t *restrict at,
-                                    BITS *restrict out, int64_t C) {
-    for (int64_t i = 0; i < C; i++)
-        out[i] = (a[i] & IF(at[i] == 0)) | (a[C + i] & IF(at[i] == 1)) | (b[i] & IF(at[i] == 2)) | (b[C + i] & IF(at[i] == 3));
 }
 
 /* The value at each position; 0 for a position outside the image, which no pool of ours makes. */
-static inline void NAME(pick_pixel)(const T *image, const uint8_t *where, T *out, const Shape *g, int64_t oh,
-                                    int64_t ow) {
+static void NAME(pick_pixel)(const T *image, const uint8_t *where, T *out, const Shape *g, int64_t oh, int64_t ow) {
     const int64_t C = g->last ? g->C : 1, line = g->W * C, top = oh * g->sh - g->ph, left = ow * g->sw - g->pw;
     const int inside = top >= 0 && left >= 0 && top + g->kh <= g->H && left + g->kw <= g->W;
     const uint8_t *at = where + (oh * g->w + ow) * C;
-    if (inside && !g->mean && g->kh == 2 && g->kw == 2) {
+    if (inside && g->last && !g->mean && g->kh == 2 && g->kw == 2) {
         const T *pixel = image + top * line + left * C;
-        NAME(pick_pair)((const BITS *)pixel, (const BITS *)(pixel + line), at, (BITS *)out, C);
+        NAME(pick_pairs)(pixel, pixel + line, C, at, out, C);
         return;
     }
     for (int64_t i = 0; i < C; i++) {
@@ -254,7 +331,7 @@ static inline void NAME(pick_pixel)(const T *image, const uint8_t *where, T *out
 void NAME(pick)(const T *image, const uint8_t *where, T *out, const Shape *shape) {
     const Shape g = *shape;
     const int64_t planes = g.last ? g.B : g.B * g.C, C = g.last ? g.C : 1, jobs = g.last ? g.h : 1;
-    const int pairs = !g.last && !g.mean && g.kh == 2 && g.kw == 2 && g.sw == 2 && !g.ph && !g.pw;
+    const int pairs = !g.last && !g.mean && TWO_BY_TWO(g);
     PARALLEL(g)
     for (int64_t job = 0; job < planes * jobs; job++) {
         const int64_t plane = job / jobs, first = g.last ? job % jobs : 0, end = g.last ? first + 1 : g.h;
@@ -266,7 +343,7 @@ void NAME(pick)(const T *image, const uint8_t *where, T *out, const Shape *shape
             int64_t ow = 0;
             if (pairs && top + 2 <= g.H) {
                 ow = g.w < g.W / 2 ? g.w : g.W / 2;
-                NAME(pick_pairs)(x + top * g.W, x + (top + 1) * g.W, at + oh * g.w, (BITS *)o + oh * g.w, ow);
+                NAME(pick_pairs)(x + top * g.W, x + (top + 1) * g.W, 0, at + oh * g.w, o + oh * g.w, ow);
             }
             for (; ow < g.w; ow++) NAME(pick_pixel)(x, at, o + (oh * g.w + ow) * C, &g, oh, ow);
         }
@@ -275,9 +352,14 @@ void NAME(pick)(const T *image, const uint8_t *where, T *out, const Shape *shape
 
 #undef T
 #undef BITS
-#undef PAIR
+#undef SIGNED
+#undef LANES64
+#undef LANES32
+#undef LANES16
 #undef NAME
 #undef SUM
 #undef LOAD
 #undef STORE
 #undef BEATS
+#undef LOWEST
+#undef INFINITE

@@ -5,7 +5,7 @@
 #include <stdint.h>
 #include <string.h>
 
-enum { BLOCK = 64, STEP = 16 }; /* channels summed, windows put, at a time */
+enum { BLOCK = 64, TILE = 64, DEALT = 16 }; /* pixels summed, windows of a row pooled, at a time; largest stride of those */
 
 typedef struct {
     int64_t B, C, H, W, h, w, kh, kw, sh, sw, ph, pw;
@@ -17,13 +17,48 @@ typedef struct {
     int64_t first, end;
 } Range;
 
-typedef uint32_t pair_uint16_t __attribute__((aligned(2), may_alias));
-typedef uint64_t pair_uint32_t __attribute__((aligned(4), may_alias));
-typedef unsigned __int128 pair_uint64_t __attribute__((aligned(8), may_alias));
+#if defined(__AVX512BW__)
+#define VECTOR 64 /* bytes */
+#elif defined(__AVX2__)
+#define VECTOR 32
+#else
+#define VECTOR 16
+#endif
+
+#if defined(__clang__) || __GNUC__ >= 12
+#define SHUFFLE(a, b, index, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLE(a, b, index, ...) __builtin_shuffle(a, b, (index){__VA_ARGS__})
+#endif
+#define TURNS2(o) (o), (o) + 2 /* every other lane of two vectors, from o on */
+#define TURNS4(o) TURNS2(o), TURNS2((o) + 4)
+#define TURNS8(o) TURNS4(o), TURNS4((o) + 8)
+#define TURNS16(o) TURNS8(o), TURNS8((o) + 16)
+#define TURNS32(o) TURNS16(o), TURNS16((o) + 32)
+#define ZIP2(o, n) (o), (o) + (n) /* lanes of two vectors of n in turns, from o on */
+#define ZIP4(o, n) ZIP2(o, n), ZIP2((o) + 1, n)
+#define ZIP8(o, n) ZIP4(o, n), ZIP4((o) + 2, n)
+#define ZIP16(o, n) ZIP8(o, n), ZIP8((o) + 4, n)
+#define ZIP32(o, n) ZIP16(o, n), ZIP16((o) + 8, n)
+
+#define GLUE(a, b) a##b
+#define PASTE(a, b) GLUE(a, b)
+#define WITH(f, lanes) PASTE(NAME(f), PASTE(_, lanes))
+#define LANED(f) WITH(f, LANES)
+#if VECTOR == 64
+#define BY_LANES(f, ...) i = WITH(f, LANES64)(__VA_ARGS__, i, n), i = WITH(f, LANES32)(__VA_ARGS__, i, n), i = WITH(f, LANES16)(__VA_ARGS__, i, n)
+#elif VECTOR == 32
+#define BY_LANES(f, ...) i = WITH(f, LANES32)(__VA_ARGS__, i, n), i = WITH(f, LANES16)(__VA_ARGS__, i, n)
+#else
+#define BY_LANES(f, ...) i = WITH(f, LANES16)(__VA_ARGS__, i, n)
+#endif
+#define INLINE static inline __attribute__((always_inline))
 
 #define TEXT(x) #x
 #define PRAGMA(x) _Pragma(TEXT(x))
 #define PARALLEL(g) PRAGMA(omp parallel for schedule(static) num_threads(g.threads) if (g.threads > 1))
+
+#define TWO_BY_TWO(g) ((g).kh == 2 && (g).kw == 2 && (g).sw == 2 && !(g).ph && !(g).pw)
 
 #define IF(condition) ((BITS) - (BITS)(condition)) /* all ones, or 0 */
 
@@ -71,32 +106,45 @@ static inline uint16_t float_to_bfloat(float value) { /* to the nearest, ties to
 
 #define T float
 #define BITS uint32_t
-#define PAIR pair_uint32_t
+#define SIGNED int32_t
+#define LANES64 16 /* of T in 64, 32 and 16 bytes */
+#define LANES32 8
+#define LANES16 4
 #define NAME(f) f##_float32
 #define SUM float
 #define LOAD(t) (t)
 #define STORE(s) (s)
 #define BEATS(a, m) (((a) > (m)) | ((a) != (a)))
+#define LOWEST -__builtin_inf()
 #include "typed.h"
 
 #define T double
 #define BITS uint64_t
-#define PAIR pair_uint64_t
+#define SIGNED int64_t
+#define LANES64 8
+#define LANES32 4
+#define LANES16 2
 #define NAME(f) f##_float64
 #define SUM double
 #define LOAD(t) (t)
 #define STORE(s) (s)
 #define BEATS(a, m) (((a) > (m)) | ((a) != (a)))
+#define LOWEST -__builtin_inf()
 #include "typed.h"
 
 #define T uint16_t
 #define BITS uint16_t
-#define PAIR pair_uint16_t
+#define SIGNED int16_t
+#define LANES64 32
+#define LANES32 16
+#define LANES16 8
 #define NAME(f) f##_bfloat16
 #define SUM float
 #define LOAD(t) bfloat_to_float(t)
 #define STORE(s) float_to_bfloat(s)
-#define BEATS(a, m) half_beats(a, m, 0x7f80)
+#define INFINITE 0x7f80
+#define BEATS(a, m) half_beats(a, m, INFINITE)
+#define LOWEST (0x8000 | INFINITE)
 #include "typed.h"
 
 #ifdef __FLT16_MANT_DIG__
@@ -115,11 +163,16 @@ static inline uint16_t float_to_half(float value) {
 
 #define T uint16_t
 #define BITS uint16_t
-#define PAIR pair_uint16_t
+#define SIGNED int16_t
+#define LANES64 32
+#define LANES32 16
+#define LANES16 8
 #define NAME(f) f##_float16
 #define SUM float
 #define LOAD(t) half_to_float(t)
 #define STORE(s) float_to_half(s)
-#define BEATS(a, m) half_beats(a, m, 0x7c00)
+#define INFINITE 0x7c00
+#define BEATS(a, m) half_beats(a, m, INFINITE)
+#define LOWEST (0x8000 | INFINITE)
 #include "typed.h"
 #endif

@@ -84,6 +84,16 @@ def test_cpu_kernels_equal_plain_torch(kernel, stride, padding, ceil, size, dtyp
 
 
 @pytest.mark.skipif(not native.available(torch.float32), reason="no C compiler")
+@pytest.mark.parametrize("format", FORMATS)
+def test_an_image_too_large_for_the_cache(format):
+    """8 MiB: written past the cache where the processor can."""
+    window, x = window_of(2, 2, 0), torch.randn(2, 64, 128, 128, generator=torch.Generator().manual_seed(0)).to(memory_format=format)
+    what, where = reference.pool(x, window, False)
+    out = native.put(what, where, window, (128, 128), False, format == torch.channels_last)
+    assert torch.equal(out, reference.put(what, where, window, (128, 128), False))
+
+
+@pytest.mark.skipif(not native.available(torch.float32), reason="no C compiler")
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_two_threads_give_the_same(dtype):
     threads, shape, window = torch.get_num_threads(), (4, 64, 40, 40), window_of(3, 2, 1)

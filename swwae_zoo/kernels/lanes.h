@@ -29,9 +29,9 @@ INLINE WORD LANED(outranks)(WORD a, WORD m) {
 #endif
 
 INLINE void LANED(read)(const T *row, int64_t apart, int64_t i, WORD *left, WORD *right) {
-    __builtin_prefetch((const char *)(row + (apart ? 1 : 2) * i) + 4096);
+    __builtin_prefetch((const char *)(row + (apart ? 1 : 2) * i) + AHEAD);
     if (apart) {
-        __builtin_prefetch((const char *)(row + apart + i) + 4096);
+        __builtin_prefetch((const char *)(row + apart + i) + AHEAD);
         memcpy(left, row + i, sizeof(WORD));
         memcpy(right, row + apart + i, sizeof(WORD));
         return;
@@ -43,16 +43,29 @@ INLINE void LANED(read)(const T *row, int64_t apart, int64_t i, WORD *left, WORD
     *right = SHUFFLE(a, b, LANED(number), PASTE(TURNS, LANES)(1));
 }
 
-INLINE void LANED(write)(T *row, int64_t apart, int64_t i, WORD left, WORD right) {
+INLINE void LANED(store)(T *p, WORD word, int past) {
+#ifdef __AVX512BW__
+    if (past && sizeof(WORD) == 64 && (uintptr_t)p % 64 == 0) {
+        __m512i line;
+        memcpy(&line, &word, sizeof(WORD));
+        _mm512_stream_si512((void *)p, line);
+        return;
+    }
+#endif
+    (void)past;
+    memcpy(p, &word, sizeof(WORD));
+}
+
+INLINE void LANED(write)(T *row, int64_t apart, int64_t i, WORD left, WORD right, int past) {
     if (apart) {
-        memcpy(row + i, &left, sizeof(WORD));
-        memcpy(row + apart + i, &right, sizeof(WORD));
+        LANED(store)(row + i, left, past);
+        LANED(store)(row + apart + i, right, past);
         return;
     }
     const WORD a = SHUFFLE(left, right, LANED(number), PASTE(ZIP, LANES)(0, LANES));
     const WORD b = SHUFFLE(left, right, LANED(number), PASTE(ZIP, LANES)(LANES / 2, LANES));
-    memcpy(row + 2 * i, &a, sizeof(WORD));
-    memcpy(row + 2 * i + LANES, &b, sizeof(WORD));
+    LANED(store)(row + 2 * i, a, past);
+    LANED(store)(row + 2 * i + LANES, b, past);
 }
 
 INLINE WORD LANED(positions)(const uint8_t *where) {
@@ -98,14 +111,13 @@ INLINE int64_t LANED(pool_position)(const T *column, BITS *best, BITS *at, BITS 
     return i;
 }
 
-INLINE int64_t LANED(put)(const T *values, const uint8_t *where, T *upper, T *lower,
-                                                                int64_t apart, int64_t i, int64_t n) {
+INLINE int64_t LANED(put)(const T *values, const uint8_t *where, T *upper, T *lower, int64_t apart, int past, int64_t i, int64_t n) {
     for (; i + LANES <= n; i += LANES) {
         const WORD at = LANED(positions)(where + i);
         WORD value;
         memcpy(&value, values + i, sizeof(WORD));
-        LANED(write)(upper, apart, i, value & ALL(at == 0), value & ALL(at == 1));
-        LANED(write)(lower, apart, i, value & ALL(at == 2), value & ALL(at == 3));
+        LANED(write)(upper, apart, i, value & ALL(at == 0), value & ALL(at == 1), past);
+        LANED(write)(lower, apart, i, value & ALL(at == 2), value & ALL(at == 3), past);
     }
     return i;
 }

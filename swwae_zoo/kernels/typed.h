@@ -45,9 +45,10 @@ INLINE void NAME(pool_pairs)(const T *upper, const T *lower, int64_t apart, T *w
     }
 }
 
-INLINE void NAME(put_pairs)(const T *values, const uint8_t *where, T *upper, T *lower, int64_t apart, int64_t n) {
+INLINE void NAME(put_pairs)(const T *values, const uint8_t *where, T *upper, T *lower, int64_t apart, int64_t n,
+                            int past) {
     int64_t i = 0;
-    BY_LANES(put, values, where, upper, lower, apart);
+    BY_LANES(put, values, where, upper, lower, apart, past);
     const int64_t step = apart ? 1 : 2, right = apart ? apart : 1;
     for (; i < n; i++) {
         T *const pixel[4] = {upper + i * step, upper + i * step + right, lower + i * step, lower + i * step + right};
@@ -222,16 +223,17 @@ static void NAME(put_plane)(const T *values, const uint8_t *at, T *image, const 
 /* Rows y and y + 1 of 2x2 windows without padding. */
 static void NAME(put_band)(const T *values, const uint8_t *where, T *image, const Shape *g, int64_t y) {
     const int64_t C = g->last ? g->C : 1, oh = y / 2, line = g->W * C, end = y + 2 < g->H ? y + 2 : g->H;
+    const int past = g->B * g->C * g->H * g->W * (int64_t)sizeof(T) >= PAST;
     int64_t n = 0;
     if (oh < g->h && y + 2 <= g->H) {
         const T *v = values + oh * g->w * C;
         const uint8_t *at = where + oh * g->w * C;
         T *upper = image + y * line, *lower = upper + line;
         n = g->w < g->W / 2 ? g->w : g->W / 2;
-        if (!g->last) NAME(put_pairs)(v, at, upper, lower, 0, n);
+        if (!g->last) NAME(put_pairs)(v, at, upper, lower, 0, n, past);
         else
             for (int64_t ow = 0; ow < n; ow++)
-                NAME(put_pairs)(v + ow * C, at + ow * C, upper + 2 * ow * C, lower + 2 * ow * C, C, C);
+                NAME(put_pairs)(v + ow * C, at + ow * C, upper + 2 * ow * C, lower + 2 * ow * C, C, C, past);
     }
     for (; y < end && 2 * n < g->W; y++) NAME(put_row)(values, where, image + y * line, g, y, 2 * n);
 }
@@ -303,6 +305,7 @@ void NAME(put)(const T *values, const uint8_t *where, T *out, const Shape *shape
                 else if (g.last) NAME(put_row_overlapping)(v, at, image + y * g.W * C, &g, y);
                 else NAME(put_row_of_plane)(v, at, image + y * g.W, &g, y);
             }
+        if (pairs) FENCE();
     }
 }
 

@@ -18,12 +18,20 @@ typedef struct {
 } Range;
 
 #if defined(__AVX512BW__)
+#include <immintrin.h>
 #define VECTOR 64 /* bytes */
+#define FENCE() _mm_sfence()
 #elif defined(__AVX2__)
 #define VECTOR 32
 #else
 #define VECTOR 16
 #endif
+
+#ifndef FENCE
+#define FENCE() ((void)0)
+#endif
+
+enum { AHEAD = 4096, PAST = 8 << 20 }; /* bytes: how far to fetch ahead; an image so large is written past the cache */
 
 #if defined(__clang__) || __GNUC__ >= 12
 #define SHUFFLE(a, b, index, ...) __builtin_shufflevector(a, b, __VA_ARGS__)

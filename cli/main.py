@@ -26,9 +26,9 @@ def explain(error: BaseException) -> str | None:
         where = getattr(error, "filename", None)
         return f"disk full: could not write {where or 'the output'}: free some space or choose another --out"
     if type(error).__module__.startswith("huggingface_hub."):  # timm asked the Hub itself: a model named hf-hub:ORG/NAME
-        from swwae_zoo.hub.errors import explained, repo_of
+        from swwae_zoo.hub.errors import explained, place_of
 
-        return str(explained(error, repo_of(error)))
+        return str(explained(error, *place_of(error)))
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{error.filename}: {error.strerror}"
     if isinstance(error, (ValueError, OSError, ArithmeticError)):

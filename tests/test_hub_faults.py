@@ -240,11 +240,21 @@ def test_missing(path: OnePath, run: Path, name: str) -> None:
     assert "has no model.safetensors" in refused and "pytorch_model.bin is a pickle" in refused
 
 
-def test_a_model_that_timm_itself_looks_for_on_the_hub(path: OnePath, name: str) -> None:
-    """Before our code is asked, timm fetches the configuration of hf-hub: names."""
-    assert f"{name} does not exist" in path.client.swwae("show", f"hf-hub:{name}").refusal
+def test_a_model_that_timm_itself_looks_for_on_the_hub(path: OnePath, run: Path, name: str) -> None:
+    """Before our code is asked, timm fetches the configuration of hf-hub: names: the command still ends in our line."""
+    def refused(of: str = name, **how: str | None) -> str:
+        return path.client.swwae("show", f"hf-hub:{of}", **how).refusal
+
+    assert f"{name} does not exist" in refused()
+    path.push(run, name)
+    assert "has no revision 'v9'" in refused(f"{name}@v9")
+    assert "refused the token" in refused(token="hf_wrong")
+    path.hub.repos[name].gated = True
+    assert "is gated" in refused(token="hf_strangers") and "give a token" in refused(token=None)
+    path.hub.repos[name].gated, path.hub.repos[name].private = False, True
+    assert "is private and no token was given" in refused(token=None)
     path.hub.fail("", Status(503), None)
-    assert "trouble of its own (HTTP 503)" in path.client.swwae("show", f"hf-hub:{name}").refusal
+    assert "trouble of its own (HTTP 503)" in refused()
 
 
 @pytest.mark.parametrize("bad", ["name", "a/b/c", "a/..", "a/b@../x", "a/b@", "https://huggingface.co/a/b"])
@@ -336,6 +346,7 @@ def test_offline(path: OnePath, run: Path, name: str) -> None:
         assert offline.swwae("pull", name).out.startswith("from the cache")
         assert "HF_HUB_OFFLINE is set" in offline.swwae("pull", f"{name}@v1").refusal
         assert "HF_HUB_OFFLINE is set" in offline.swwae("pull", "ann/never").refusal
+        assert "HF_HUB_OFFLINE is set" in offline.swwae("show", "hf-hub:ann/never").refusal  # timm asks
         assert "HF_HUB_OFFLINE is set" in offline.swwae("push", run, "--repo", name).refusal
         weights = Path(online["cfg"]["file"]).resolve()
         content = weights.read_bytes()

@@ -5,15 +5,16 @@ import errno
 import json
 import re
 from collections.abc import Iterator
+from urllib.parse import unquote
 
 from huggingface_hub import errors as hf
 from huggingface_hub import get_token
 
-__all__ = ["HubError", "Missing", "Unreachable", "explained", "is_passing", "repo_of", "retry_after", "scrubbed", "status_of"]
+__all__ = ["HubError", "Missing", "Unreachable", "explained", "is_passing", "place_of", "retry_after", "scrubbed", "status_of"]
 
 LOGIN = "`hf auth login` stores one, or set HF_TOKEN"
 _TOKEN = re.compile(r"hf_[A-Za-z0-9_]{4,}|(?<=Bearer )\S+|(?<=\?)[^\s\"')]+")
-_ADDRESS = re.compile(r"//[^/]+/(?:api/models/)?([^/]+/[^/]+)/")
+_ADDRESS = re.compile(r"//[^/]+/(?:api/models/)?([^/]+/[^/]+)/(?:(?:resolve|revision)/([^/?]+))?")
 _XET_STATUS = re.compile(r"HTTP status \w+ error \((\d{3})\b")  # hf_xet has it in its text alone
 _NETWORK = ("httpx", "httpx2", "requests", "urllib3")
 
@@ -67,13 +68,13 @@ def retry_after(error: BaseException) -> float:
     return 0.0
 
 
-def repo_of(error: BaseException) -> str:
-    """ORG/NAME in the address that an error is about, else "the Hub"."""
+def place_of(error: BaseException) -> tuple[str, str | None]:
+    """ORG/NAME and revision in the address that an error is about; else "the Hub"."""
     for cause in chain(error):
         if isinstance(cause, hf.HfHubHTTPError):
             match = _ADDRESS.search(str(cause.response.url))
-            return match[1] if match else "the Hub"
-    return "the Hub"
+            return (match[1], unquote(match[2]) if match[2] else None) if match else ("the Hub", None)
+    return "the Hub", None
 
 
 def is_passing(error: BaseException) -> bool:

@@ -32,7 +32,7 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{error.filename}: {error.strerror}"
     if isinstance(error, (ValueError, OSError, ArithmeticError)):
-        return str(error) or type(error).__name__
+        return str(error).partition("\n")[0] or type(error).__name__  # below it a notation is drawn, with a caret
     if type(error).__name__ == "OutOfMemoryError":  # torch's, without importing torch
         return "out of GPU memory: lower --batch-size and --labeled-batch, or try --amp bf16"
     return None

@@ -42,7 +42,7 @@ Layer = Conv | Pool | Linear
 
 
 class NotationError(ValueError):
-    """A text that is not in the notation; the message has the text with a caret under the offending character.
+    """A text that is not in the notation; the message's first line tells the offending character, a caret below points at it.
 
     Attributes:
         text: the whole text, as given.
@@ -53,10 +53,11 @@ class NotationError(ValueError):
     def __init__(self, text: str, column: int, expected: str) -> None:
         self.text, self.column, self.expected = text, column, expected
         number = re.match("[0-9]+", text[column:])
-        got = repr(number[0] if number else text[column]) if column < len(text) else "the end of the text"
+        got = repr(number[0] if number else text[column]) if column < len(text) else "the end"
         # A tab or a line break would push the caret away from its character.
         shown = "".join(char if char.isprintable() else " " for char in text)
-        super().__init__(f"notation: got {got}, expected {expected}\n  {shown}\n  {' ' * column}^")
+        place = f"at character {column + 1} of {text!r}" if text else "of an empty text"
+        super().__init__(f"notation: got {got} {place}, expected {expected}\n  {shown}\n  {' ' * column}^")
 
 
 def parse(text: str) -> tuple[Layer, ...]:

@@ -175,6 +175,8 @@ def test_train_prints_json(recipe: str, runs: list[Any]) -> None:
     (["recipes", "nowhere"], "recipe nowhere"),
     (["show", "swwae_minst"], "did you mean swwae_mnist?"),
     (["show", "swwae_mnist", "--model-arg", "pools=soft"], "'pools'"),
+    (["show", "swwae_mnist", "--model-arg", "notation=(4)3x-7fc"], "got 'x' at character 5 of '(4)3x-7fc', expected 'c'"),
+    (["train", "--steps", "3", "--model-arg", "notation=(4)3c-2p-2p"], "two pools follow each other"),
     (["show", "swwae_mnist", "--img-size", "4"], "4x4 are too small"),
     (["show"], "Missing argument"),
 ])

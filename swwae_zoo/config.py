@@ -255,8 +255,7 @@ def _recipe_text(name_or_path: str | Path) -> str:
     elif isinstance(name_or_path, Path) or "/" in name or "\\" in name or name.endswith(".toml"):
         file = Path(name).expanduser()
     else:
-        known = f"there are {', '.join(names)}; or give a path to a .toml file"
-        raise ValueError(f"recipe {name}: no such recipe{_nearest(name, names)}; {known}")
+        raise ValueError(f"recipe {name}: no such recipe{_nearest(name, names) or ';'} `swwae recipes` lists them; or give a path to a .toml file")
     try:
         return file.read_text(encoding="utf-8-sig")  # Windows editors put a byte order mark in front
     except FileNotFoundError:

@@ -186,8 +186,8 @@ def test_a_bad_recipe_is_named_with_what_is_wrong(recipe, text, message):
 
 def test_a_missing_recipe_names_the_nearest(packaged):
     assert recipe_names() == ["swwae_mnist", "swwae_stl10"]
-    known = "there are swwae_mnist, swwae_stl10; or give a path to a .toml file"
-    near = f"recipe swwae_mnst: no such recipe; did you mean swwae_mnist?; {known}"
+    known = "`swwae recipes` lists them; or give a path to a .toml file"
+    near = f"recipe swwae_mnst: no such recipe; did you mean swwae_mnist? {known}"
     assert refusal(read_recipe, "swwae_mnst") == near
     assert refusal(read_recipe, "zzz") == f"recipe zzz: no such recipe; {known}"
     assert refusal(recipe_title, "zzz") == f"recipe zzz: no such recipe; {known}"

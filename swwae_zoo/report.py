@@ -44,7 +44,8 @@ def ladder_rows(model: WrappedSWWAE, img_size: tuple[int, int]) -> list[Row]:
     classifier = model.get_classifier()
     heads = classifier if isinstance(classifier, (tuple, list)) else (classifier,)
     in_head = sum(count_params(module) for module in heads if isinstance(module, torch.nn.Module))
-    rows = [Row("encoder", "backbone", model.name, shape_of(encoding.features), count_params(model.backbone) - in_head, before)]
+    name = model.name + (f" ({tokens} layers on tokens behind the top map)" if (tokens := model.ladder.tokens) else "")
+    rows = [Row("encoder", "backbone", name, shape_of(encoding.features), count_params(model.backbone) - in_head, before)]
     for m, step in enumerate(model.ladder.steps):
         where = encoding.switches[m] is not None
         rows.append(Row("encoder", f"step {m}", kind_of(model, step), shape_of(encoding.whats[m]), 0, 0,

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .decoder import Decoding
-from .ladder import Event, Ladder, find_ladder
+from .ladder import Event, Ladder
 from .ladder_decoder import LadderDecoder, LadderEncoding, RungFacts
+from .ladder_search import find_ladder
 from .model import SWWAE
 from .probe import Probe, probe
 from .watch import Action, Catch, Plan, Watch, tap

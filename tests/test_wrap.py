@@ -1,5 +1,6 @@
 """Wrapped backbones: the backbone's own function to the last bit, a reconstruction beside it, and every way round."""
 import copy
+import math
 import threading
 
 import pytest
@@ -125,16 +126,47 @@ def test_a_map_made_flat_for_a_classifier():
     assert torch.equal(out.logits, net(x)) and out.reconstruction.shape == x.shape and len(out.middles) == 1
 
 
-@pytest.mark.parametrize(("name", "sizes"), [
-    ("levit_128s", [48, 24, 12, 6, 3, 2]),  # behind the stem maps are sequences, and every second row and column is taken
-    ("coat_tiny", [24, 12, 6, 3]),  # at its end the maps of three levels are added up
-    ("twins_svt_small", [24, 12, 6, 3]),  # maps are padded for the windows of its attention
-])
-def test_ladder_of_a_hybrid(name, sizes):
-    model = build_meta("swwae_wrap", {"backbone": name, "img_size": 96, "decoder": "light"})
-    times = model.ladder.img_size[0] // 96
-    assert [step.event.out_size[0] for step in model.ladder.steps] == [times * size if times > 1 else size for size in sizes]
-    assert len(model.report().splitlines()) == 3 + 2 * len(sizes)
+class Windows(nn.Module):
+    """Its map is padded for the windows of an attention, and cropped again behind them."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.proj = nn.Sequential(nn.Conv2d(3, 8, 4, stride=4), nn.Conv2d(8, 8, 4, stride=4)), nn.Linear(8, 8)
+
+    def forward(self, x):
+        x = self.conv(x).permute(0, 2, 3, 1)
+        b, h, w, c = x.shape
+        x = nn.functional.pad(x, (0, 0, 0, -w % 30, 0, -h % 30))
+        x = self.proj(x.view(b, x.shape[1] // 30, 30, x.shape[2] // 30, 30, c).transpose(2, 3).reshape(-1, 900, c))
+        return x.view(b, -1, c)[:, : h * w].mean(1)
+
+
+class Levels(nn.Module):
+    """Maps of two levels are added up at its end, as sequences; the one that comes last skipped a step."""
+
+    def __init__(self):
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv2d(c, 8, 3, stride=2, padding=1) for c in (3, 8, 8))
+
+    def forward(self, x):
+        first = self.convs[0](x)
+        last = self.convs[2](self.convs[1](first))
+        return sum(level.flatten(2).transpose(1, 2) for level in (last, nn.functional.interpolate(first, last.shape[2:])))
+
+
+@pytest.mark.parametrize(("net", "strides"), [(Windows(), [4, 4]), (Levels(), [2, 2, 2])])
+def test_the_finest_ladder_to_the_last_map(net, strides):
+    model, x = swwae_zoo.wrap(net, img_size=64).eval(), images(1, 3, 64, 64)
+    assert [step.event.stride[0] for step in model.ladder.steps] == strides
+    assert model.forward_encoder(x).whats[-1].shape[2:] == (64 // math.prod(strides),) * 2
+    assert model.forward_swwae(x).reconstruction.shape == x.shape
+
+
+def test_a_hybrid_whose_maps_are_sequences_on_the_way():
+    model = build_meta("swwae_wrap", {"backbone": "levit_128s", "img_size": 96, "decoder": "light"})
+    assert [step.event.kind for step in model.ladder.steps] == ["conv"] * 4 + ["move"] * 2  # every second row and column
+    report = model.report()
+    assert "20 layers on tokens behind the top map" in report and "rearrangement /2: tap beside it" in report
 
 
 def test_backbone_of_a_folder(tmp_path):

@@ -39,7 +39,7 @@ def wrap_own(**args):
     (lambda: wrap_own(stages="stem,fc"), ["'fc'", "(B, 4)", "expected a map"]),
     (lambda: wrap_own(stages=["spare"]), ["'spare' is not run"]),
     (lambda: wrap_own(in_chans=3), ["Own", "3x28x28", "in_chans"]),
-    (lambda: swwae_zoo.wrap("inception_v3", img_size=32), ["inception_v3", "32x32", "img_size="]),
+    (lambda: swwae_zoo.wrap("vgg11", img_size=8), ["vgg11", "3x8x8", "img_size=32"]),
     (lambda: swwae_zoo.wrap("resnet999"), ["resnet999"]),
     (lambda: swwae_zoo.wrap("resnet18.nope"), ["resnet18.nope", "tag"]),
     (lambda: swwae_zoo.wrap("local-dir:/nowhere"), ["/nowhere", "not found"]),

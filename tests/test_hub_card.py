@@ -77,10 +77,22 @@ def _saved(folder: Path, recipe: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("unlabeled", ["folder:/data/tiny_images", "tinyimages", "tiny-images:part=3"])
+def test_no_path_of_what_a_run_started_from(tmp_path: Path) -> None:
+    secret = str(tmp_path / "secret")
+    make_run(tmp_path / "run", init=f"{secret}/run", exclude=f"1-based:{secret}", unlabeled=f"parquet:{secret}")
+    config = tmp_path / "run" / "config.toml"
+    config.write_text(config.read_text() + f'backbone_checkpoint = "{secret}/plain.safetensors"\nbackbone = "local-dir:{secret}"\n')
+    card = card_of(tmp_path / "run")
+    assert "secret" not in card and "Started from the weights of another run" in card
+    assert 'exclude = "1-based:..."' in card and 'backbone = "local-dir:..."' in card and "your own path for the <code>...</code>" in card
+
+
+@pytest.mark.parametrize("unlabeled", ["folder:/data/tiny_images", "tinyimages", "tinyimages:/data/tiny_images.bin", "tiny-images:part=3"])
 def test_tiny_images_was_withdrawn(tmp_path: Path, unlabeled: str) -> None:
     make_run(tmp_path / "run", unlabeled=unlabeled)
-    assert "withdrawn by its authors in June 2020" in card_of(tmp_path / "run")
+    card = card_of(tmp_path / "run")
+    assert "withdrawn by its authors in June 2020" in card and "/data" not in card
+    assert "unlabelled: 80 Million Tiny Images;" in card or not unlabeled.startswith("tinyimages")
 
 
 def test_contrast_and_picture(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from .trained import Figure, Trained
 __all__ = ["make_card"]
 
 NAMES = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST", "svhn": "SVHN", "stl10": "STL-10", "cifar10": "CIFAR-10",
-         "cifar100": "CIFAR-100", "digits": "scikit-learn's handwritten digits"}
+         "cifar100": "CIFAR-100", "digits": "scikit-learn's handwritten digits", "tinyimages": "80 Million Tiny Images"}
 TINY = re.compile("tiny[-_ ]?images", re.IGNORECASE)
 TINY_NOTE = """
 **Tiny Images.** The unlabelled images came from 80 Million Tiny Images, as in the paper. That set was withdrawn by its \
@@ -24,6 +24,7 @@ that it holds offensive labels and images, and its 32x32 pixels are too small an
 not used here, and none of its images is given on; what the weights took from them can't be taken out again. Don't use \
 these weights where that matters.
 """
+HIDDEN = "..."  # where a path stood
 PAPER = """@article{zhao2015stacked,
   title   = {Stacked What-Where Auto-encoders},
   author  = {Zhao, Junbo and Mathieu, Michael and Goroshin, Ross and LeCun, Yann},
@@ -47,8 +48,9 @@ def make_card(trained: Trained, model: nn.Module, load_as: str, has_picture: boo
     sets = [spec.partition(":")[0] for spec in (data.data, data.unlabeled) if spec.partition(":")[0] in NAMES]
     wrapped = not hasattr(model, "notation")
     licence = model.pretrained_cfg.get("license") or "mit"  # a wrapped backbone brings its own
-    options = "`num_classes` can be changed on the way; `model.backbone` is the plain backbone." if wrapped else (
+    options = "`num_classes`, `in_chans` and `features_only` can be changed on the way; `model.backbone` is the plain backbone." if wrapped else (
         "`num_classes`, `in_chans`, `features_only` and `unpool` can be changed on the way.")
+    licences = "Code and weights: MIT." if licence == "mit" else f"Code: MIT. Weights: {licence}, as those of the backbone."
     head = ModelCardData(
         license=licence, library_name="timm", pipeline_tag="image-classification", model_name=short,
         tags=["image-classification", "timm", "swwae", "semi-supervised-learning", "arxiv:1506.02351"],
@@ -59,7 +61,7 @@ def make_card(trained: Trained, model: nn.Module, load_as: str, has_picture: boo
         "A Stacked What-Where Auto-Encoder ([arXiv:1506.02351](https://arxiv.org/abs/1506.02351)): a convnet whose pooling "
         "keeps the *what* (the maximum) for the classifier and the *where* (its position) for a mirrored decoder, so that one "
         "net learns from labelled and unlabelled images.", "",
-        "## Load", "", "```python", "import swwae_zoo  # first: it registers the models with timm", "import timm", "",
+        "## Load", "", "```python", "import swwae_zoo  # first: it registers the models, else timm says \"Unknown model\"", "import timm", "",
         f'model = timm.create_model("{load_as}", pretrained=True).eval()',
         "prepare = swwae_zoo.hub.preprocess_of(model)  # uint8 images (B, C, H, W) -> the input it was trained on",
         "logits = model(prepare(images))",
@@ -77,7 +79,7 @@ def make_card(trained: Trained, model: nn.Module, load_as: str, has_picture: boo
         "It knows the classes of its data set and nothing else, says nothing of images of another kind, and was not tested for "
         "robustness, calibration or fairness. The figures above are all that was measured.", *_untrained(data), "",
         "## Licence", "",
-        f"Code: MIT. Weights: {licence}. The data sets have terms of their own.", "",
+        f"{licences} The data sets have terms of their own.", "",
         "## Citation", "", "```bibtex", PAPER, "```",
     ]
     return ModelCard(f"---\n{head.to_yaml().strip()}\n---\n\n" + "\n".join(body).strip() + "\n")
@@ -87,15 +89,18 @@ def _without_paths(config: RunConfig) -> RunConfig:
     """A path on someone's machine is nobody else's business."""
     def bare(spec: str) -> str:
         kind, colon, _ = spec.partition(":")
-        return f"{kind}:..." if colon and kind in ("folder", "npz") or "/" in spec or "\\" in spec else spec
+        is_path = colon and kind in ("folder", "npz", "parquet", "local-dir", "0-based", "1-based") or ("/" in spec or "\\" in spec) and kind != "hf-hub"
+        return (f"{kind}:{HIDDEN}" if colon else HIDDEN) if is_path else spec
 
-    return replace(config, data=bare(config.data), unlabeled=bare(config.unlabeled), data_dir="", out="")
+    args = {name: bare(value) if name in ("backbone", "backbone_checkpoint") else value for name, value in config.model_args.items()}
+    return replace(config, data=bare(config.data), unlabeled=bare(config.unlabeled), exclude=bare(config.exclude),
+                   init=HIDDEN if config.init else "", model_args=args, data_dir="", out="")
 
 
 def _name(spec: str) -> str:
     kind, _, option = spec.partition(":")
-    own = {"folder": "a folder of own images", "npz": "an own file of images"}
-    return own.get(kind) or NAMES.get(kind, kind) + (f" ({option})" if option else "")
+    own = {"folder": "a folder of own images", "npz": "an own file of images", "parquet": "own files of images"}
+    return own.get(kind) or NAMES.get(kind, kind) + (f" ({option})" if option and option != HIDDEN else "")
 
 
 def _labels(config: RunConfig) -> str:
@@ -114,7 +119,7 @@ def _architecture(model: nn.Module, config: RunConfig) -> list[str]:
     params = sum(parameter.numel() for parameter in model.parameters())
     decoder = sum(parameter.numel() for parameter in model.decoder.parameters()) if getattr(model, "decoder", None) is not None else 0
     kind = f"`{model.notation}`, in the paper's notation" if hasattr(model, "notation") else f"a wrapped timm backbone, `{model.text}`"
-    args = ", ".join(f"{name} = {value!r}" for name, value in config.model_args.items() if name != "notation")
+    args = ", ".join(f"{name} = {value!r}" for name, value in config.model_args.items() if name not in ("notation", "backbone"))
     return [f"- Architecture: {kind}" + (f"; {args}" if args else ""),
             f"- Registered as: `{config.model.partition('.')[0]}`; input {size}; {model.num_classes} classes",
             f"- Parameters: {params - decoder:,} in encoder and classifier, {decoder:,} in the decoder, which classifying does without"]
@@ -138,16 +143,19 @@ def _training(trained: Trained, config: RunConfig) -> list[str]:
     where = machine.get("gpu") or machine.get("processor")
     unlabeled = {"same": "the images of the training set", "none": "none"}.get(config.unlabeled) or _name(config.unlabeled)
     commit = trained.provenance.get("commit")
+    recipe = to_toml(_without_paths(trained.recipe)).strip()
     with_versions = ", ".join(f"{name} {versions[name]}" for name in ("swwae_zoo", "torch", "timm") if versions.get(name))
     return [
         f"- Data: {_name(config.data)}, {_labels(config)}, class-balanced and drawn by the seed; unlabelled: {unlabeled}; "
         f"{config.num_val:,} training images held out for validation",
+        *(["- Started from the weights of another run"] if config.init else []),
         f"- Losses: {_lambdas(config)} (equation 1 of the paper)" + ("; this is the twin, the plain convnet" if trained.is_twin else ""),
         f"- Seed of these weights: {config.seed}; all seeds: {', '.join(map(str, trained.seeds))}",
         f"- {trained.result.get('steps', '?'):,} steps, {trained.result.get('seconds', 0):,.0f} s" + (f" on {where}" if where else "")
         + (f"; {with_versions}" if with_versions else "") + (f"; commit `{commit}`" if commit else ""),
-        "", "<details><summary>The whole recipe: save it as recipe.toml and run <code>swwae train --recipe recipe.toml</code></summary>", "",
-        "```toml", to_toml(_without_paths(trained.recipe)).strip(), "```", "", "</details>",
+        "", "<details><summary>The whole recipe: save it as recipe.toml" + (", with your own path for the <code>...</code>," if HIDDEN in recipe else "")
+        + " and run <code>swwae train --recipe recipe.toml</code></summary>", "",
+        "```toml", recipe, "```", "", "</details>",
     ]
 
 

@@ -60,20 +60,20 @@ def draw_reconstructions(path: Path, model: SWWAE, x: Tensor) -> None:
     grid = grid.repeat_interleave(zoom, 3).repeat_interleave(zoom, 4)
     grid = F.pad(grid, (GAP, GAP, GAP, GAP), value=1.0).permute(0, 3, 1, 4, 2).flatten(0, 1).flatten(1, 2)
     height, width = grid.shape[:2]
-    figure = Figure(figsize=((LABEL + width) / DPI, height / DPI))
-    axis = figure.add_axes((LABEL / (LABEL + width), 0, width / (LABEL + width), 1))
-    axis.imshow(grid.numpy(), interpolation="none", aspect="auto")
-    axis.set(xticks=[], yticks=[(row + 0.5) * height / 3 for row in range(3)], yticklabels=list(rows))
-    axis.tick_params(length=0)
-    axis.spines[:].set_visible(False)
+    figure = Figure(figsize=((LABEL + width) / DPI, height / DPI), dpi=DPI)
+    figure.figimage(grid.numpy(), xo=LABEL)
+    for row, name in enumerate(rows):
+        figure.text((LABEL - 2 * GAP) / (LABEL + width), 1 - (row + 0.5) / 3, name, ha="right", va="center")
     figure.savefig(path, dpi=DPI, format="png")
 
 
 def draw_curves(path: Path, metrics: list[dict[str, Any]]) -> None:
     """Loss parts (logarithmic), and validation error where it was measured, over steps, from the lines of metrics.jsonl."""
     steps, values = _curve(metrics, "val_error")
-    figure = Figure(figsize=(9 if steps else 5, 3.6), layout="constrained")
+    width, height = (9 if steps else 5, 3.6)
+    figure = Figure(figsize=(width, height))
     losses, *errors = figure.subplots(1, 2 if steps else 1, squeeze=False)[0]
+    figure.subplots_adjust(left=0.65 / width, right=1 - 0.15 / width, bottom=0.5 / height, top=1 - 0.4 / height, wspace=0.18)
     for name, label in LABELS.items():
         at, means = _curve(metrics, name)
         if at:

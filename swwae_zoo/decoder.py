@@ -26,6 +26,7 @@ from .narrow_conv import NarrowConv2d
 from .pooling import soft_unpool2d, switch_unpool2d, upsample_unpool2d
 from .rebuilt import norm_relu, rebuilt
 from .stages import ConvFact, Stage
+from .winograd import Conv3x3
 
 __all__ = ["ConvNorm", "Decoding", "Encoding", "MirroredDecoder"]
 
@@ -72,7 +73,9 @@ class ConvNorm(nn.Module):
         in_chs, out_chs, kernel_size = fact
         if is_output:
             self.conv = NarrowConv2d(in_chs, out_chs, kernel_size, **dd)
-        else:  # a bias in front of batch norm would be subtracted again
+        elif kernel_size == 3:  # a bias in front of batch norm would be subtracted again
+            self.conv = Conv3x3(in_chs, out_chs, bias=not batch_norm, **dd)
+        else:
             self.conv = nn.Conv2d(in_chs, out_chs, kernel_size, padding=kernel_size // 2, bias=not batch_norm, **dd)
         self.norm = nn.BatchNorm2d(out_chs, **dd) if batch_norm else nn.Identity()
 

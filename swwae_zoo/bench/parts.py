@@ -10,7 +10,7 @@ __all__ = ["PARTS", "shares"]
 # The first pattern found in an operator's or kernel's name decides.
 PARTS = {
     "pools": ("swwae_zoo", "max_pool", "max_unpool", "_pool_kernel", "_put_kernel", "_pick_kernel", "_SwitchPool", "_Put", "_Pick"),
-    "convolutions": ("conv", "cudnn", "cutlass", "xmma", "implicit", "gemm", "sm90", "nchwtonhwc", "nhwctonchw", "col2im", "im2col"),
+    "convolutions": ("conv", "Winograd", "bmm", "cudnn", "cutlass", "xmma", "implicit", "gemm", "sm90", "nchwtonhwc", "nhwctonchw", "col2im", "im2col"),
     "normalisation": ("batch_norm", "bn_", "batchnorm"),
     "head": ("addmm", "aten::mm", "log_softmax", "nll_loss", "cross_entropy"),
     "optimiser": ("adam", "Optimizer", "foreach"),

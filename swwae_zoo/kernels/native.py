@@ -1,4 +1,4 @@
-"""The CPU kernels of `windows.c`, built by the system's C compiler when they are first needed.
+"""The CPU kernels of `windows.c` and `winograd.c`, built by the system's C compiler when they are first needed.
 
 The library is kept in the user's cache folder, under a name made of the source, the compiler's flags and the processor, so
 it is built once per machine. Without a compiler there are no kernels, and the pools run in plain torch.
@@ -26,9 +26,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-__all__ = ["available", "pick", "pool", "put"]
+__all__ = ["available", "pick", "pool", "put", "winograd"]
 
-_SOURCES = ("windows.c", "typed.h", "lanes.h")
+_SOURCES = ("windows.c", "typed.h", "lanes.h", "winograd.c")
 _FLAGS = ("-O3", "-march=native", "-fno-trapping-math", "-fno-strict-aliasing", "-std=gnu11", "-fPIC")
 _SUFFIXES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 _SMALL = 1 << 15  # elements of the larger side that one thread handles sooner than two can be woken
@@ -47,6 +47,12 @@ def available(dtype: torch.dtype) -> bool:
     """Whether there are kernels for `dtype`; the first call builds them."""
     library = _library()
     return library is not None and dtype in _SUFFIXES and hasattr(library, f"pool_{_SUFFIXES[dtype]}")
+
+
+def winograd(name: str, tensors: tuple[Tensor | None, ...], chs: int, size: tuple[int, int], first: int, count: int, half: bool) -> None:
+    """One of `winograd.c`'s functions, over contiguous tensors: see there."""
+    tiles = (ctypes.c_int64 * 7)(chs, *size, first, count, half, torch.get_num_threads())
+    getattr(_library(), name)(*(ctypes.c_void_p(t if t is None else t.data_ptr()) for t in tensors), ctypes.byref(tiles))
 
 
 def pool(x: Tensor, window, pooled: tuple[int, int], last: bool) -> tuple[Tensor, Tensor]:
@@ -147,9 +153,10 @@ def _open_or_build(path: Path, sources: dict[str, bytes], compiler: str) -> ctyp
         for openmp in ((), ) if sys.platform == "darwin" else (("-fopenmp",), ()):
             run = functools.partial(subprocess.run, check=True, capture_output=True, text=True, cwd=folder, timeout=300)
             try:
-                run([compiler, *_FLAGS, *openmp, "-c", _SOURCES[0], "-o", "windows.o"])
+                units = [name for name in sources if name.endswith(".c")]
+                run([compiler, *_FLAGS, *openmp, "-c", *units])
                 # Not linked with -fopenmp: torch has loaded an OpenMP already, and two would fight over the cores.
-                run([compiler, "-shared", "windows.o", "-o", built.name])
+                run([compiler, "-shared", *(unit[:-1] + "o" for unit in units), "-o", built.name])
                 library = ctypes.CDLL(str(built))
                 break
             except (OSError, subprocess.SubprocessError):

@@ -1,0 +1,148 @@
+/* Convolutions of 3x3, stride 1, padding 1 in channels-last, by Winograd's F(2x2, 3x3): 16 products for four results instead of
+   36.  A tile is 2x2 pixels of the output, seen with its border as 4x4 of the input; `points` (16, tiles, C) holds all tiles
+   transformed.  The products between are matrix products, left to torch.  (Lavin and Gray, arXiv:1509.09308.) */
+
+#include <stdint.h>
+#include <string.h>
+
+enum { LANES = 16 };
+
+typedef float V __attribute__((vector_size(4 * LANES)));
+typedef uint32_t V_bits __attribute__((vector_size(4 * LANES)));
+typedef uint16_t V_half __attribute__((vector_size(2 * LANES)));
+
+typedef struct {
+    int64_t C, H, W, first, count; /* the tiles from the first one on */
+    int64_t half, threads;         /* bfloat16, else float32 */
+} Tiles;
+
+#define INLINE static inline __attribute__((always_inline))
+#define TEXT(x) #x
+#define PRAGMA(x) _Pragma(TEXT(x))
+#define PARALLEL(threads) PRAGMA(omp parallel for schedule(static) num_threads(threads) if (threads > 1))
+
+INLINE V load(const void *from, int64_t at, int half) {
+    V value;
+    if (!half) {
+        memcpy(&value, (const float *)from + at, sizeof value);
+        return value;
+    }
+    V_half bits;
+    memcpy(&bits, (const uint16_t *)from + at, sizeof bits);
+    const V_bits wide = __builtin_convertvector(bits, V_bits) << 16;
+    memcpy(&value, &wide, sizeof value);
+    return value;
+}
+
+INLINE void store(void *to, int64_t at, V value, int half) {
+    if (!half) {
+        memcpy((float *)to + at, &value, sizeof value);
+        return;
+    }
+    const V_bits nan = (V_bits)(value != value), bits = (V_bits)value; /* to the nearest, ties to even */
+    const V_bits rounded = ((bits + 0x7fff + (bits >> 16 & 1)) & ~nan) | ((bits | 0x400000) & nan);
+    const V_half narrow = __builtin_convertvector(rounded >> 16, V_half);
+    memcpy((uint16_t *)to + at, &narrow, sizeof narrow);
+}
+
+/* The three transforms of one line, and their transposes: s and t are the strides of what is read and written. */
+INLINE void see(const V *d, int s, V *o, int t) { /* B^T: 4 -> 4 */
+    o[0] = d[0] - d[2 * s], o[t] = d[s] + d[2 * s], o[2 * t] = d[2 * s] - d[s], o[3 * t] = d[s] - d[3 * s];
+}
+INLINE void gather(const V *m, int s, V *o, int t) { /* A^T: 4 -> 2 */
+    o[0] = m[0] + m[s] + m[2 * s], o[t] = m[s] - m[2 * s] - m[3 * s];
+}
+INLINE void scatter(const V *g, int s, V *o, int t) { /* A: 2 -> 4 */
+    o[0] = g[0], o[t] = g[0] + g[s], o[2 * t] = g[0] - g[s], o[3 * t] = -g[s];
+}
+INLINE void filter(const V *w, int s, V *o, int t) { /* G: 3 -> 4 */
+    const V sum = w[0] + w[2 * s];
+    o[0] = w[0], o[t] = (sum + w[s]) * 0.5f, o[2 * t] = (sum - w[s]) * 0.5f, o[3 * t] = w[2 * s];
+}
+INLINE void unfilter(const V *m, int s, V *o, int t) { /* G^T: 4 -> 3 */
+    const V sum = (m[s] + m[2 * s]) * 0.5f;
+    o[0] = m[0] + sum, o[t] = (m[s] - m[2 * s]) * 0.5f, o[2 * t] = sum + m[3 * s];
+}
+
+/* Tiles of an image (B, H, W, C) -> points: with their border for a convolution's input, alone for its gradient. */
+INLINE void spread_as(const void *image, void *points, const Tiles *shape, const int border, const int half) {
+    const Tiles g = *shape;
+    const int64_t rows = (g.H + 1) / 2, columns = (g.W + 1) / 2, side = border ? 4 : 2;
+    PARALLEL(g.threads)
+    for (int64_t tile = 0; tile < g.count; tile++) {
+        const int64_t at = g.first + tile, b = at / (rows * columns);
+        const int64_t y0 = at / columns % rows * 2 - border, x0 = at % columns * 2 - border;
+        for (int64_t c = 0; c < g.C; c += LANES) {
+            V pixel[16], half_way[16] = {0}, point[16];
+            for (int i = 0; i < side; i++)
+                for (int j = 0; j < side; j++) {
+                    const int64_t y = y0 + i, x = x0 + j;
+                    const int inside = y >= 0 && y < g.H && x >= 0 && x < g.W;
+                    pixel[4 * i + j] = inside ? load(image, ((b * g.H + y) * g.W + x) * g.C + c, half) : (V){0};
+                }
+            for (int j = 0; j < side; j++) border ? see(pixel + j, 4, half_way + j, 4) : scatter(pixel + j, 4, half_way + j, 4);
+            for (int i = 0; i < 4; i++)
+                border ? see(half_way + 4 * i, 1, point + 4 * i, 1) : scatter(half_way + 4 * i, 1, point + 4 * i, 1);
+            for (int p = 0; p < 16; p++) store(points, (p * g.count + tile) * g.C + c, point[p], half);
+        }
+    }
+}
+
+void spread_input(const void *image, void *points, const Tiles *g) {
+    g->half ? spread_as(image, points, g, 1, 1) : spread_as(image, points, g, 1, 0);
+}
+
+void spread_gradient(const void *image, void *points, const Tiles *g) {
+    g->half ? spread_as(image, points, g, 0, 1) : spread_as(image, points, g, 0, 0);
+}
+
+/* Points -> their tiles of the output, plus the bias. */
+INLINE void collect_as(const void *points, const float *bias, void *image, const Tiles *shape, const int half) {
+    const Tiles g = *shape;
+    const int64_t rows = (g.H + 1) / 2, columns = (g.W + 1) / 2;
+    PARALLEL(g.threads)
+    for (int64_t tile = 0; tile < g.count; tile++) {
+        const int64_t at = g.first + tile, b = at / (rows * columns), y0 = at / columns % rows * 2, x0 = at % columns * 2;
+        for (int64_t c = 0; c < g.C; c += LANES) {
+            V point[16], half_way[8], pixel[4], added = {0};
+            for (int p = 0; p < 16; p++) point[p] = load(points, (p * g.count + tile) * g.C + c, half);
+            for (int j = 0; j < 4; j++) gather(point + j, 4, half_way + j, 4);
+            for (int i = 0; i < 2; i++) gather(half_way + 4 * i, 1, pixel + 2 * i, 1);
+            if (bias) memcpy(&added, bias + c, sizeof added);
+            for (int i = 0; i < 2 && y0 + i < g.H; i++)
+                for (int j = 0; j < 2 && x0 + j < g.W; j++)
+                    store(image, ((b * g.H + y0 + i) * g.W + x0 + j) * g.C + c, pixel[2 * i + j] + added, half);
+        }
+    }
+}
+
+void collect(const void *points, const float *bias, void *image, const Tiles *g) {
+    g->half ? collect_as(points, bias, image, g, 1) : collect_as(points, bias, image, g, 0);
+}
+
+/* Weights (count, 3, 3, C), turned by 180 degrees if `first`, -> points (16, count, C), and the way back. */
+void spread_weight(const float *weight, void *points, const Tiles *shape) {
+    const Tiles g = *shape;
+    PARALLEL(g.threads)
+    for (int64_t k = 0; k < g.count; k++)
+        for (int64_t c = 0; c < g.C; c += LANES) {
+            V tap[9], half_way[12], point[16];
+            for (int p = 0; p < 9; p++) tap[g.first ? 8 - p : p] = load(weight, (k * 9 + p) * g.C + c, 0);
+            for (int j = 0; j < 3; j++) filter(tap + j, 3, half_way + j, 3);
+            for (int i = 0; i < 4; i++) filter(half_way + 3 * i, 1, point + 4 * i, 1);
+            for (int p = 0; p < 16; p++) store(points, (p * g.count + k) * g.C + c, point[p], (int)g.half);
+        }
+}
+
+void collect_weight(const float *points, float *weight, const Tiles *shape) {
+    const Tiles g = *shape;
+    PARALLEL(g.threads)
+    for (int64_t k = 0; k < g.count; k++)
+        for (int64_t c = 0; c < g.C; c += LANES) {
+            V point[16], half_way[12], tap[9];
+            for (int p = 0; p < 16; p++) point[p] = load(points, (p * g.count + k) * g.C + c, 0);
+            for (int i = 0; i < 4; i++) unfilter(point + 4 * i, 1, half_way + 3 * i, 1);
+            for (int j = 0; j < 3; j++) unfilter(half_way + j, 3, tap + j, 3);
+            for (int p = 0; p < 9; p++) store(weight, (k * 9 + p) * g.C + c, tap[p], 0);
+        }
+}

@@ -11,6 +11,7 @@ import socket
 import sys
 import tarfile
 import tempfile
+import textwrap
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -149,4 +150,4 @@ def _data_only() -> Iterator[None]:
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    return textwrap.shorten(str(error), 200, placeholder=" ...") or type(error).__name__

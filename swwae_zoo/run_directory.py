@@ -186,6 +186,7 @@ class RunDirectory:
         tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
         with atomic_write(folder / "model.safetensors") as part:
             safetensors.torch.save_file(tensors, part, metadata={"format": "pt"})
+            part.chmod((folder / "config.json").stat().st_mode)  # safetensors lets none but the owner read its files
 
     def save_checkpoint(self, state: dict[str, Any]) -> None:
         with atomic_write(self.path / "checkpoint.pt") as part:

@@ -97,6 +97,13 @@ def test_a_full_disk_while_a_model_is_saved(small_disk: Callable[[int], Path]) -
     assert sorted(os.listdir(disk / "run" / "last")) == ["config.json", "model.safetensors"]
 
 
+def test_whoever_may_read_the_configuration_may_read_the_weights(tmp_path: Path) -> None:
+    directory = begun(tmp_path)
+    directory.save_model("last", timm.create_model("swwae_mnist", notation="(4)3c-2p-10fc"))
+    modes = [(tmp_path / name).stat().st_mode for name in ("config.toml", "last/config.json", "last/model.safetensors")]
+    assert len(set(modes)) == 1
+
+
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
 def test_metrics_on_a_full_disk(tmp_path: Path) -> None:
     os.symlink("/dev/full", tmp_path / "metrics.jsonl")

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ from .errors import HubError
 from .model_config import CONTRAST_NOTE, Undrawn, read_model_config
 from .remote import CONFIG, WEIGHTS
 from .trained import Trained
-from .weights import Sums, copy_and_sum, sums_of
+from .weights import Sums, sums_of
 
 __all__ = ["CARD", "PICTURE", "Built", "build_folder"]
 
@@ -43,15 +44,17 @@ def build_folder(trained: Trained, folder: Path, load_as: str) -> Built:
         ValueError: the run's weights can't be loaded, or don't come back as they are.
     """
     config = read_model_config(trained.folder / CONFIG)
-    weights = copy_and_sum(trained.folder / WEIGHTS, folder / WEIGHTS)  # the very bytes that were evaluated
+    shutil.copyfile(trained.folder / WEIGHTS, folder / WEIGHTS)  # the very bytes that were evaluated
     _write_config(trained.folder / CONFIG, trained.config.contrast, folder / CONFIG)
-    model = _load_back(folder, trained.folder / WEIGHTS)
+    with ThreadPoolExecutor(1) as other:
+        weights = other.submit(sums_of, folder / WEIGHTS)  # takes as long as loading
+        model = _load_back(folder, trained.folder / WEIGHTS)
     has_picture = (trained.home / PICTURE).is_file() and trained.is_last  # it shows the last model
     if has_picture:
         shutil.copyfile(trained.home / PICTURE, folder / PICTURE)
     make_card(trained, model, load_as, has_picture).save(folder / CARD)
     picture = {PICTURE: sums_of(folder / PICTURE)} if has_picture else {}
-    sums = {CARD: sums_of(folder / CARD), CONFIG: sums_of(folder / CONFIG), WEIGHTS: weights, **picture}
+    sums = {CARD: sums_of(folder / CARD), CONFIG: sums_of(folder / CONFIG), WEIGHTS: weights.result(), **picture}
     return Built(folder, sums, config.architecture)
 
 

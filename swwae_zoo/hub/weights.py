@@ -2,8 +2,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +11,7 @@ from torch import nn
 from .errors import HubError
 from .remote import RemoteFile
 
-__all__ = ["Sums", "check_tensors", "copy_and_sum", "is_file_of", "largest_file", "sha256_of", "sums_of"]
+__all__ = ["Sums", "check_tensors", "is_file_of", "largest_file", "sha256_of", "sums_of"]
 
 FLOATS = ("F64", "F32", "F16", "BF16")
 BLOCK = 2**20
@@ -34,24 +32,13 @@ class Sums(NamedTuple):
 
 def sums_of(path: Path) -> Sums:
     """Reads the file once."""
-    return _sums(path, lambda block: None)
-
-
-def copy_and_sum(source: Path, target: Path) -> Sums:
-    """Copies a file and gives the sums of what was copied, reading it once."""
-    with open(target, "wb") as file:
-        return _sums(source, file.write)
-
-
-def _sums(path: Path, use: Callable[[bytes], object]) -> Sums:
+    size = path.stat().st_size
+    sha256, blob = hashlib.sha256(), hashlib.sha1(b"blob %d\0" % size)
     with open(path, "rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        sha256, blob = hashlib.sha256(), hashlib.sha1(b"blob %d\0" % size)
         while block := file.read(BLOCK):
             sha256.update(block)
             if size < LARGE:
                 blob.update(block)
-            use(block)
     return Sums(size, sha256.hexdigest(), blob.hexdigest() if size < LARGE else "")
 
 

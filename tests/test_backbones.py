@@ -85,7 +85,7 @@ def takes(model, size):
         with torch.no_grad():
             model.eval()(torch.rand(2, 3, size, size))
         return True
-    except (RuntimeError, AssertionError):
+    except (RuntimeError, AssertionError, IndexError):
         return False
 
 
@@ -109,8 +109,7 @@ def check(name):
                     assert torch.equal(run(model.eval().forward_swwae, x).logits, run(plain.eval(), x)), (name, side)
             out = run(model.train().forward_swwae, x)
             if pools == "tap":
-                with torch.no_grad():
-                    assert torch.equal(out.logits, run(plain.train(), x)), (name, side, "train")
+                assert torch.equal(out.logits, run(plain.train(), x)), (name, side, "train")
                 for key, value in plain.state_dict().items():  # the norms' statistics have moved alike
                     assert torch.equal(model.backbone.state_dict()[key], value), (name, side, key)
             assert out.reconstruction.shape == x.shape and len(out.middles) == model.num_middles

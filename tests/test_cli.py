@@ -69,12 +69,12 @@ def test_help_is_quick_and_light() -> None:
     seconds = []
     for _ in range(3):
         before = os.times()
-        subprocess.run([SCRIPT, "--help"], check=True, capture_output=True, timeout=60)
+        subprocess.run([SCRIPT, "--help"], check=True, capture_output=True, timeout=300)
         after = os.times()  # the processor's time: a busy machine says nothing about the command
         seconds.append(after.children_user + after.children_system - before.children_user - before.children_system)
     assert 0 < min(seconds) < 1.0
     for command in (["--help"], ["train", "--help"], ["show", "--help"], ["recipes"], ["--version"]):
-        traced = subprocess.run([SCRIPT, *command], capture_output=True, text=True, timeout=60,
+        traced = subprocess.run([SCRIPT, *command], capture_output=True, text=True, timeout=300,
                                 env=os.environ | {"PYTHONPROFILEIMPORTTIME": "1"})
         modules = {line.rpartition("|")[2].strip() for line in traced.stderr.splitlines()}
         assert traced.returncode == 0 and "swwae_zoo.cli.main" in modules
@@ -83,7 +83,7 @@ def test_help_is_quick_and_light() -> None:
 
 def test_import_registers_the_models() -> None:
     code = "import swwae_zoo, timm; print(timm.list_models('swwae_mnist'), swwae_zoo.SWWAE.__name__)"
-    shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=120)
+    shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=300)
     assert shown.stdout.split() == ["['swwae_mnist']", "SWWAE"]
 
 
@@ -92,7 +92,7 @@ def test_threads_that_wait_sleep() -> None:
     code = "import os, sys; sys.argv = ['swwae']; import swwae_zoo.cli.main; print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
     env = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
     for given, policy in (({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")):
-        shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60, env=env | given)
+        shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=300, env=env | given)
         assert shown.stdout.split() == [policy, "False"]
 
 

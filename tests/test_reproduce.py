@@ -115,7 +115,7 @@ def test_ctrl_c_and_the_same_command_again(monkeypatch: pytest.MonkeyPatch, tmp_
         assert time.monotonic() < end and process.is_alive(), (tmp_path / "stderr").read_text()
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGINT)
-    process.join(60)
+    process.join(300)
     assert process.exitcode == 130
     assert (tmp_path / "stderr").read_text().splitlines()[-1] == f"stopped; {out} holds what is done, and the same command goes on from there"
     assert not (out / "records").exists()

@@ -57,7 +57,7 @@ def half(state, path):
 torch.save = half
 RunDirectory(RUN, resume=True).save_checkpoint({"step": 2, "big": torch.zeros(1000)})
 """, RUN=str(run))
-    process.join(60)
+    process.join(300)
     assert process.exitcode == 9
     assert len(list(run.glob(".checkpoint.pt.*.part"))) == 1
     resumed = begun(run, resume=True)

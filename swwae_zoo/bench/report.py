@@ -43,6 +43,6 @@ def draw(path: Path, measured: dict[str, Any]) -> None:
         axis.tick_params(axis="y", labelsize=7)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0][0].set_ylabel("images a second")
-    where = machine["gpu"] if groups[0]["device"].startswith("cuda") else f"{machine['processor']}, {machine['threads']} threads"
+    where = machine["gpu"] if groups[0]["device"].startswith("cuda") else f"{machine['processor']}, {machine['threads']} thread{'s' * (machine['threads'] > 1)}"
     figure.suptitle(f"Training steps: {where}, torch {measured['versions']['torch']}", fontsize=9)
     figure.savefig(path, dpi=150, format="png")

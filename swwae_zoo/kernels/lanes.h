@@ -1,6 +1,7 @@
 /* 2x2 windows, LANES of them at a time, in vectors (GCC's and clang's; whatever the processor lacks they emulate).
    Each function starts at window i, returns the first that it left out, and reads or writes two rows of the image: `apart`
-   is the distance of a window's left pixel from its right one in channels-last; in NCHW they take turns and it is 0. */
+   is the distance of a window's left pixel from its right one in channels-last; in NCHW they take turns and it is 0, or -1 where
+   an image's row is just one vector: then two rows of windows go together. */
 
 typedef T LANED(vector) __attribute__((vector_size(LANES * sizeof(T))));
 typedef BITS LANED(word) __attribute__((vector_size(LANES * sizeof(T))));
@@ -29,16 +30,17 @@ INLINE WORD LANED(outranks)(WORD a, WORD m) {
 #endif
 
 INLINE void LANED(read)(const T *row, int64_t apart, int64_t i, WORD *left, WORD *right) {
-    __builtin_prefetch((const char *)(row + (apart ? 1 : 2) * i) + AHEAD);
-    if (apart) {
+    __builtin_prefetch((const char *)(row + (apart > 0 ? 1 : 2) * i) + AHEAD);
+    if (apart > 0) {
         __builtin_prefetch((const char *)(row + apart + i) + AHEAD);
         memcpy(left, row + i, sizeof(WORD));
         memcpy(right, row + apart + i, sizeof(WORD));
         return;
     }
+    const T *first = row + (apart ? 4 : 2) * i;
     WORD a, b;
-    memcpy(&a, row + 2 * i, sizeof(WORD));
-    memcpy(&b, row + 2 * i + LANES, sizeof(WORD));
+    memcpy(&a, first, sizeof(WORD));
+    memcpy(&b, first + (apart ? 2 : 1) * LANES, sizeof(WORD));
     *left = SHUFFLE(a, b, LANED(number), PASTE(TURNS, LANES)(0));
     *right = SHUFFLE(a, b, LANED(number), PASTE(TURNS, LANES)(1));
 }
@@ -57,15 +59,16 @@ INLINE void LANED(store)(T *p, WORD word, int past) {
 }
 
 INLINE void LANED(write)(T *row, int64_t apart, int64_t i, WORD left, WORD right, int past) {
-    if (apart) {
+    if (apart > 0) {
         LANED(store)(row + i, left, past);
         LANED(store)(row + apart + i, right, past);
         return;
     }
     const WORD a = SHUFFLE(left, right, LANED(number), PASTE(ZIP, LANES)(0, LANES));
     const WORD b = SHUFFLE(left, right, LANED(number), PASTE(ZIP, LANES)(LANES / 2, LANES));
-    LANED(store)(row + 2 * i, a, past);
-    LANED(store)(row + 2 * i + LANES, b, past);
+    T *first = row + (apart ? 4 : 2) * i;
+    LANED(store)(first, a, past);
+    LANED(store)(first + (apart ? 2 : 1) * LANES, b, past);
 }
 
 INLINE WORD LANED(positions)(const uint8_t *where) {

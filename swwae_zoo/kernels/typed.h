@@ -178,7 +178,12 @@ void NAME(pool)(const T *x, T *what, uint8_t *where, const Shape *shape) {
     for (int64_t job = 0; job < planes * jobs; job++) {
         const int64_t plane = job / jobs, first = g.last ? job % jobs : 0, end = g.last ? first + 1 : g.h;
         const T *image = x + plane * g.H * g.W * C;
-        for (int64_t oh = first; oh < end; oh++) {
+        int64_t oh = first;
+#ifdef ROWS
+        oh += ROWS(g);
+        WITH(pool, LANES64)(image, image + g.W, -1, what + plane * g.h * g.w, where + plane * g.h * g.w, 0, ROWS(g) * g.w);
+#endif
+        for (; oh < end; oh++) {
             const int64_t line = (plane * g.h + oh) * g.w * C;
             if (!g.last) NAME(pool_line)(image, what + line, where + line, &g, oh);
             else
@@ -297,9 +302,14 @@ void NAME(put)(const T *values, const uint8_t *where, T *out, const Shape *shape
         const T *v = values + plane * g.h * g.w * C;
         const uint8_t *at = where + plane * g.h * g.w * C;
         T *image = out + plane * g.H * g.W * C;
+        int64_t y = first * band;
+#ifdef ROWS
+        y += 2 * ROWS(g);
+        WITH(put, LANES64)(v, at, image, image + g.W, -1, g.B * g.C * g.H * g.W * (int64_t)sizeof(T) >= PAST, 0, ROWS(g) * g.w);
+#endif
         if (!g.last && !overlapping && !pairs) NAME(put_plane)(v, at, image, &g);
         else
-            for (int64_t y = first * band; y < end * band; y += band) {
+            for (; y < end * band; y += band) {
                 if (pairs) NAME(put_band)(v, at, image, &g, y);
                 else if (!overlapping) NAME(put_row)(v, at, image + y * g.W * C, &g, y, 0);
                 else if (g.last) NAME(put_row_overlapping)(v, at, image + y * g.W * C, &g, y);
@@ -341,7 +351,14 @@ void NAME(pick)(const T *image, const uint8_t *where, T *out, const Shape *shape
         const T *x = image + plane * g.H * g.W * C;
         const uint8_t *at = where + plane * g.h * g.w * C;
         T *o = out + plane * g.h * g.w * C;
-        for (int64_t oh = first; oh < end; oh++) {
+        int64_t oh = first;
+#ifdef ROWS
+        if (pairs) {
+            oh += ROWS(g);
+            WITH(pick, LANES64)(x, x + g.W, -1, at, o, 0, ROWS(g) * g.w);
+        }
+#endif
+        for (; oh < end; oh++) {
             const int64_t top = oh * g.sh;
             int64_t ow = 0;
             if (pairs && top + 2 <= g.H) {

@@ -54,6 +54,7 @@ enum { AHEAD = 4096, PAST = 8 << 20 }; /* bytes: how far to fetch ahead; an imag
 #define WITH(f, lanes) PASTE(NAME(f), PASTE(_, lanes))
 #define LANED(f) WITH(f, LANES)
 #if VECTOR == 64
+#define ROWS(g) rows_together(&(g), LANES64)
 #define BY_LANES(f, ...) i = WITH(f, LANES64)(__VA_ARGS__, i, n), i = WITH(f, LANES32)(__VA_ARGS__, i, n), i = WITH(f, LANES16)(__VA_ARGS__, i, n)
 #elif VECTOR == 32
 #define BY_LANES(f, ...) i = WITH(f, LANES32)(__VA_ARGS__, i, n), i = WITH(f, LANES16)(__VA_ARGS__, i, n)
@@ -69,6 +70,12 @@ enum { AHEAD = 4096, PAST = 8 << 20 }; /* bytes: how far to fetch ahead; an imag
 #define TWO_BY_TWO(g) ((g).kh == 2 && (g).kw == 2 && (g).sw == 2 && !(g).ph && !(g).pw)
 
 #define IF(condition) ((BITS) - (BITS)(condition)) /* all ones, or 0 */
+
+/* How many rows of windows of a plane go in pairs, see lanes.h. */
+static inline int64_t rows_together(const Shape *g, int64_t lanes) {
+    if (g->last || !TWO_BY_TWO(*g) || g->sh != 2 || g->W != lanes || 2 * g->w != lanes) return 0;
+    return (g->h < g->H / 2 ? g->h : g->H / 2) / 2 * 2;
+}
 
 /* Windows that the pixel `at` of the padded image lies in, along one side. */
 static inline Range windows_of(int64_t at, int64_t kernel, int64_t stride, int64_t count) {

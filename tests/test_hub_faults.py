@@ -278,6 +278,20 @@ def test_what_a_hub_says_is_one_line_without_secrets(path: OnePath, run: Path, n
     assert "teapot <token>" in path.client.swwae("push", run, "--repo", name).refusal
 
 
+def test_bars_bear_names_and_no_signatures(path: OnePath, run: Path, name: str) -> None:
+    path.push(run, name)
+    before = path.client.stderr.read_text()
+    code = f"""
+import os, swwae_zoo
+os.environ["TQDM_POSITION"] = "-1"  # bars, though this is no terminal
+swwae_zoo.hub.pull({name!r})
+answer = os.environ.pop("TQDM_POSITION")
+"""
+    path.client.tell(do="run", code=code, token=TOKEN)
+    said = path.client.stderr.read_text().removeprefix(before)
+    assert "config.json: 100%" in said and "model.safetensors: 100%" in said and "s3cr3t" not in said, said
+
+
 # --- others push too ----------------------------------------------------------------------------------
 
 

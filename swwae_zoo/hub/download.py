@@ -14,6 +14,7 @@ from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 from .. import __version__
 from .errors import HubError, Missing, Unreachable, explained
 from .model_config import ModelConfig, build_empty, read_model_config
+from .progress import bar_of
 from .remote import CONFIG, WEIGHTS, Remote, attempts, cache_of, look_at, split_revision, store_ref
 from .weights import check_tensors, is_file_of, largest_file, sha256_of
 
@@ -165,7 +166,7 @@ def _download(remote: Remote, name: str, token: str | None, cache_dir: str | Pat
     def get(force: bool) -> Path:
         return Path(hf_hub_download(
             remote.repo, name, revision=remote.commit, token=token, cache_dir=cache_dir, force_download=force,
-            library_name="swwae_zoo", library_version=__version__))
+            library_name="swwae_zoo", library_version=__version__, **bar_of(name)))
 
     try:
         for force in (False, True):

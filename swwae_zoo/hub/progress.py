@@ -1,13 +1,28 @@
 """Progress bars on a terminal; elsewhere nothing but the result, or one line of an error."""
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
-from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars, logging
+from huggingface_hub import hf_hub_download
+from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars, logging, tqdm
 
-__all__ = ["quiet_unless_terminal"]
+__all__ = ["bar_of", "quiet_unless_terminal"]
+
+
+def bar_of(name: str) -> dict[str, Any]:
+    """For `hf_hub_download`: a bar that bears the file's name.
+
+    The client's own bears the end of the address, with its signature, where the server tells no name.
+    """
+    class Bar(tqdm):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **{**kwargs, "desc": name})
+
+    return {"tqdm_class": Bar} if "tqdm_class" in inspect.signature(hf_hub_download).parameters else {}
 
 
 @contextmanager

@@ -53,7 +53,8 @@ def one_path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     with path.hub:
         yield path
         path.client.close()
-    assert TOKEN not in path.client.stderr.read_text()
+    said = path.client.stderr.read_text()
+    assert TOKEN not in said and "s3cr3t" not in said
 
 
 @pytest.fixture

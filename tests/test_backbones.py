@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from timm.layers import to_2tuple
 from timm.models import model_entrypoint
 from torch import nn
 
@@ -49,7 +50,7 @@ def write(cells):
 def stem(model):
     """Kind, kernel and stride of the first three convolutions and pools."""
     kinds = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)
-    found = [(kind.__name__, str(module.kernel_size), str(module.stride)) for module in model.modules() for kind in kinds
+    found = [(kind.__name__, to_2tuple(module.kernel_size), to_2tuple(module.stride)) for module in model.modules() for kind in kinds
              if isinstance(module, kind)]
     return tuple(found[:3])
 
@@ -58,7 +59,10 @@ def families():
     """Name of the smallest model of each of timm's module files, and of each distinct stem within it."""
     least = {}
     for name in timm.list_models(exclude_filters="swwae*"):
-        with torch.device("meta"):
+        try:
+            with torch.device("meta"):
+                model = timm.create_model(name)
+        except (RuntimeError, NotImplementedError):  # one that looks at its numbers while it is built
             model = timm.create_model(name)
         size = sum(parameter.numel() for parameter in model.parameters())
         key = (model_entrypoint(name).__module__, stem(model))

@@ -25,7 +25,7 @@ TINY = {"notation": "(4)3c-2p-(4)3c-2p-10fc", "img_size": 32}
 BASE = RunConfig(model_args=TINY, num_labels=50, num_val=50, steps=12, batch_size=25, labeled_batch=15, log_every=1, save_every=4,
                  translate=2, mirror=True, ema=0.9, weight_decay=0.1, lambda_l1=0.1, lr=0.005, clip_grad=1.0, device="cpu")
 # Long enough that a process is still there when it is to be killed, however busy the machine.
-LONG = replace(BASE, steps=300, log_every=50, save_every=5, model_args={**TINY, "drop_rate": 0.5})
+LONG = replace(BASE, steps=120, log_every=20, save_every=5, model_args={**TINY, "drop_rate": 0.5})
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
 
 
@@ -37,7 +37,7 @@ def start(recipe: RunConfig, *launch: str, flags: tuple[str, ...] = ()) -> subpr
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
 
 
-def finish(process: subprocess.Popen[str], seconds: float = 300) -> str:
+def finish(process: subprocess.Popen[str], seconds: float = 600) -> str:
     try:
         return process.communicate(timeout=seconds)[0]
     except subprocess.TimeoutExpired:

@@ -22,7 +22,7 @@ GEOMETRIES = [
     (2, 2, 0, False, (7, 16)), (2, 2, 0, True, (7, 32)), (2, 2, 0, False, (6, 32)),  # rows of one vector
     (2, 1, 0, False, (5, 6)), (5, 2, 2, False, (11, 9)), ((3, 2), (2, 2), (1, 0), False, (8, 6)),
 ]  # fmt: skip
-INTERPRETED = [GEOMETRIES[i] for i in (0, 2, 5, 7, 10, 11, 16)]  # a few: the interpreter is slow
+INTERPRETED = [GEOMETRIES[i] for i in (0, 2, 5, 7, 10, 11, 16)]  # a few, most in one layout: the interpreter is slow
 
 
 def window_of(kernel, stride, padding):
@@ -187,8 +187,9 @@ CHECK_TRITON = """
 import sys; sys.path.insert(0, {tests!r})
 import torch, test_pooling_kernels as t
 from swwae_zoo.kernels import cuda
-for kernel, stride, padding, ceil, size in t.INTERPRETED:
-    for dtype, format in zip((torch.float32, torch.bfloat16), t.FORMATS):
+kinds = list(zip((torch.float32, torch.bfloat16), t.FORMATS))
+for i, (kernel, stride, padding, ceil, size) in enumerate(t.INTERPRETED):
+    for dtype, format in kinds if i in (0, 4) else kinds[i % 2 :][:1]:
         t.check(cuda, kernel, stride, padding, ceil, size, dtype, format, batches=((2, 3),))
 print("equal")
 """

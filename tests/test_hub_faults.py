@@ -227,6 +227,7 @@ def test_gated(path: OnePath, run: Path, name: str) -> None:
     assert "is gated" in refused and "give a token" in refused
     path.hub.readers.add("bob")
     assert path.client.swwae("pull", name, token="hf_strangers").code == 0
+    path.hub.readers.clear()
 
 
 def test_missing(path: OnePath, run: Path, name: str) -> None:

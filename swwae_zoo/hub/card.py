@@ -89,7 +89,8 @@ def _without_paths(config: RunConfig) -> RunConfig:
     """A path on someone's machine is nobody else's business."""
     def bare(spec: str) -> str:
         kind, colon, _ = spec.partition(":")
-        is_path = colon and kind in ("folder", "npz", "parquet", "local-dir", "0-based", "1-based") or ("/" in spec or "\\" in spec) and kind != "hf-hub"
+        is_path = colon and kind in ("folder", "npz", "parquet", "local-dir", "0-based", "1-based") or (
+            ("/" in spec or "\\" in spec) and kind != "hf-hub")
         return (f"{kind}:{HIDDEN}" if colon else HIDDEN) if is_path else spec
 
     args = {name: bare(value) if name in ("backbone", "backbone_checkpoint") else value for name, value in config.model_args.items()}
@@ -153,8 +154,8 @@ def _training(trained: Trained, config: RunConfig) -> list[str]:
         f"- Seed of these weights: {config.seed}; all seeds: {', '.join(map(str, trained.seeds))}",
         f"- {trained.result.get('steps', '?'):,} steps, {trained.result.get('seconds', 0):,.0f} s" + (f" on {where}" if where else "")
         + (f"; {with_versions}" if with_versions else "") + (f"; commit `{commit}`" if commit else ""),
-        "", "<details><summary>The whole recipe: save it as recipe.toml" + (", with your own path for the <code>...</code>," if HIDDEN in recipe else "")
-        + " and run <code>swwae train --recipe recipe.toml</code></summary>", "",
+        "", "<details><summary>The whole recipe: save it as recipe.toml"
+        + (", with your own path for the <code>...</code>," if HIDDEN in recipe else "") + " and run <code>swwae train --recipe recipe.toml</code></summary>", "",
         "```toml", recipe, "```", "", "</details>",
     ]
 

@@ -96,6 +96,7 @@ def test_resetting_gives_the_head_that_a_fresh_model_has():
         shapes = {k: v.shape for k, v in model.state_dict().items()}
         assert shapes == {k: v.shape for k, v in fresh.state_dict().items()}
         assert model._traits["fixed_input_size"] == (after == "flatten")
+        assert not any(module.training for module in model.modules())  # in evaluation mode, as it was
     model, weight = create(global_pool="avg").to(torch.float64), None
     weight = model.head.hidden[0].weight
     model.reset_classifier(4, "max")

@@ -179,6 +179,15 @@ def test_folders_that_hold_nothing(tmp_path, flat):
         load_images(spec(flat), "train", bad_images="ask")
 
 
+def test_hidden_folders_are_passed_over_and_nothing_readable_is_no_data(flat, tmp_path):
+    draw(flat / "cat" / ".thumbnails" / "small.png", (99, 2, 3))
+    assert reds(load_images(spec(flat), "unlabeled")) == [10, 11, 20]
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "a.png").write_bytes(b"half")
+    with pytest.raises(ValueError, match="1 of 1 images for folder:.* cannot be read"):
+        load_images(spec(tmp_path / "broken"), "unlabeled", bad_images="skip")
+
+
 def test_home_is_expanded(flat, monkeypatch):
     monkeypatch.setenv("HOME", str(flat.parent))
     assert reds(load_images("folder:~/flat", "train")) == [10, 11, 20]

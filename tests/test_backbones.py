@@ -1,6 +1,6 @@
 """Every family of timm's backbones, wrapped both ways: a sample here, all of them with `pytest -m backbones`.
 
-The whole survey takes about an hour of one core; each line of docs/backbones.md is rewritten as soon as its model came
+The whole survey takes about half an hour of one core; each line of docs/backbones.md is rewritten as soon as its model came
 through.  `SWWAE_BACKBONES=resnet18,vgg11` takes these alone, so that a survey that was broken off can go on.
 """
 import copy

@@ -85,9 +85,24 @@ def _open(optuna: Any, name: str, setting: Setting) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             storage = optuna.storages.RDBStorage(url, engine_kwargs=arguments, heartbeat_interval=HEARTBEAT, grace_period=GRACE)
+            if url.startswith("sqlite"):
+                _one_writer_at_a_time(storage.engine)
             return optuna.create_study(storage=storage, study_name=name, load_if_exists=True, direction="minimize")
     except Exception as error:  # SQLAlchemy's, the driver's, Optuna's own
         raise ValueError(f"storage: {url.partition('@')[2] or url} can't be opened: {' '.join(str(error).split()):.200}") from error
+
+
+def _one_writer_at_a_time(engine: Any) -> None:
+    """Lets every transaction lock the SQLite file before it reads.
+
+    Python's sqlite3 begins a transaction at the first write only, so two workers that look at a trial in the same
+    millisecond would both find it free and take it.
+    """
+    from sqlalchemy import event
+
+    event.listen(engine, "connect", lambda connection, _: setattr(connection, "isolation_level", None))
+    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+    engine.dispose()  # connections of before
 
 
 def _done_elsewhere(study: Any, number: int, point: Point) -> bool:

@@ -18,8 +18,8 @@ import torch
 
 from swwae_zoo.bench import Setting, Step
 from swwae_zoo.data import ImageSet, IndexStream, Preprocess, load_images
-from swwae_zoo.data.streams import ResidentImages, StreamedImages
-from swwae_zoo.run_directory import provenance
+from swwae_zoo.data.loader import ResidentImages, StreamedImages
+from swwae_zoo.utils.provenance import provenance
 
 
 def main():
@@ -67,7 +67,9 @@ def main():
                 synchronize()
                 marks.append(time.perf_counter())
                 if turn >= 2:
-                    for part, (a, b) in zip(("wait", "prepare", "step"), zip(marks, marks[1:]), strict=True):
+                    for part, (a, b) in zip(
+                        ("wait", "prepare", "step"), zip(marks, marks[1:], strict=False), strict=True
+                    ):
                         times[name][part].append(1000 * (b - a))
     rows = {name: {part: statistics.median(values) for part, values in own.items()} for name, own in times.items()}
     for name, own in rows.items():

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from swwae_zoo.run_directory import provenance
+from swwae_zoo.utils.provenance import provenance
 
 ONE = ["-m"]
 TWO = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
@@ -30,7 +30,9 @@ def rate(launch, threads, out, data, steps):
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     subprocess.run([sys.executable, *launch, *flags], env=environment, check=True, capture_output=True)
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return statistics.median(line["images_per_second"] for line in lines if line.get("images_per_second") and line["step"] > steps / 4)
+    return statistics.median(
+        line["images_per_second"] for line in lines if line.get("images_per_second") and line["step"] > steps / 4
+    )
 
 
 def main():
@@ -51,7 +53,9 @@ def main():
     one, two = (statistics.median(own) for own in rows.values())
     print(f"two processes / one: {two / one:.2f}")
     if args.json:
-        args.json.write_text(json.dumps({**provenance(), "images_per_second": rows, "ratio": two / one}, indent=2) + "\n")
+        args.json.write_text(
+            json.dumps({**provenance(), "images_per_second": rows, "ratio": two / one}, indent=2) + "\n"
+        )
 
 
 if __name__ == "__main__":

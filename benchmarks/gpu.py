@@ -35,15 +35,53 @@ def commands(part, out, device, tiny):
     if part == "bench":
         for model in VARIANTS:
             batch = {"swwae_stl10": 256}.get(model, 1024)
-            few = ["--batch-size", "4", "--steps", "1", "--rows", "convnet,swwae,plain"] if tiny else ["--batch-size", str(batch), "--rows", "all"]
-            yield f"bench-{model}", 150, [*swwae, "bench", model, "--amp", "off" if tiny else "bf16,off", "--device", device, "--out", str(out / f"bench-{model}"), *few]
+            few = (
+                ["--batch-size", "4", "--steps", "1", "--rows", "convnet,swwae,plain"]
+                if tiny
+                else ["--batch-size", str(batch), "--rows", "all"]
+            )
+            yield (
+                f"bench-{model}",
+                150,
+                [
+                    *swwae,
+                    "bench",
+                    model,
+                    "--amp",
+                    "off" if tiny else "bf16,off",
+                    "--device",
+                    device,
+                    "--out",
+                    str(out / f"bench-{model}"),
+                    *few,
+                ],
+            )
     elif part == "pools":
-        yield "pools", 60, [str(HERE / "pools.py"), "--device", device, "--json", str(out / "pools.json"), *(["--turns", "1"] if tiny else [])]
+        yield (
+            "pools",
+            60,
+            [
+                str(HERE / "pools.py"),
+                "--device",
+                device,
+                "--json",
+                str(out / "pools.json"),
+                *(["--turns", "1"] if tiny else []),
+            ],
+        )
     elif part == "data":
-        few = ["--images", "1000", "--batch-size", "4", "--steps", "1"] if tiny else ["--batch-size", "1024", "--amp", "bf16"]
+        few = (
+            ["--images", "1000", "--batch-size", "4", "--steps", "1"]
+            if tiny
+            else ["--batch-size", "1024", "--amp", "bf16"]
+        )
         yield "data", 90, [str(HERE / "data.py"), "--device", device, "--json", str(out / "data.json"), *few]
     elif part == "mnist":
-        for target, rows, seconds in (("table5", "drop-100", 300), ("table4", "swwae-100,sfx-100", 400), ("mnist_full", "", 200)):
+        for target, rows, seconds in (
+            ("table5", "drop-100", 300),
+            ("table4", "swwae-100,sfx-100", 400),
+            ("mnist_full", "", 200),
+        ):
             yield target, seconds, reproduce(target, out, device, 5, rows if tiny else "", tiny)
     elif part == "cifar":
         yield "table3", 600, reproduce("table3", out, device, 3, "cifar10", tiny)
@@ -58,7 +96,9 @@ def reproduce(target, out, device, rounds, rows, tiny):
 
 def run(arguments, seconds, data, log):
     """The exit code; interrupted, so that it saves, when its time is over."""
-    process = subprocess.Popen([sys.executable, *arguments], stdout=log, stderr=subprocess.STDOUT, env={**os.environ, "SWWAE_DATA": str(data)})
+    process = subprocess.Popen(
+        [sys.executable, *arguments], stdout=log, stderr=subprocess.STDOUT, env={**os.environ, "SWWAE_DATA": str(data)}
+    )
     try:
         return process.wait(seconds)
     except subprocess.TimeoutExpired:

@@ -6,6 +6,7 @@ The bare client is huggingface_hub's own upload_folder and snapshot_download of 
 the work of loading the weights back, of checking their sums, and of asking what the Hub holds.  Ours and the bare client
 take turns, with fresh weights each time; figures are medians of the turns, and the least and the most.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -21,15 +22,15 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from hub_server.fixtures import TOKEN, OnePath, make_run  # noqa: E402
 
-from swwae_zoo.run_directory import provenance  # noqa: E402
+from swwae_zoo.utils.provenance import provenance  # noqa: E402
 
 VARIANTS = ("swwae_mnist", "swwae_svhn", "swwae_stl10", "swwae_cifar_vgg")
 OURS = """
 import time, swwae_zoo
 start = time.perf_counter()
-swwae_zoo.hub.push({run!r}, {repo!r}, token={token!r})
+swwae_zoo.push({run!r}, {repo!r}, token={token!r})
 pushed = time.perf_counter()
-swwae_zoo.hub.pull({repo!r}, {out!r}, token={token!r})
+swwae_zoo.pull({repo!r}, {out!r}, token={token!r})
 answer = [pushed - start, time.perf_counter() - pushed]
 """
 BARE = """
@@ -52,8 +53,11 @@ def measure(path: OnePath, model: str, folder: Path, turn: int) -> dict[str, flo
     for kind, code in kinds if turn % 2 else kinds[::-1]:
         run, out = folder / "run", folder / "out"
         make_run(run, model, args={})
-        took[f"{kind}push"], took[f"{kind}pull"] = path.client.tell(do="run", token=TOKEN, code=code.format(
-            token=TOKEN, repo=f"zoo/{model}-{turn}{kind[:1]}", run=str(run), out=str(out)))
+        took[f"{kind}push"], took[f"{kind}pull"] = path.client.tell(
+            do="run",
+            token=TOKEN,
+            code=code.format(token=TOKEN, repo=f"zoo/{model}-{turn}{kind[:1]}", run=str(run), out=str(out)),
+        )
         file = run / "last" / "model.safetensors"
         start = time.perf_counter()
         shutil.copyfile(file, folder / "copy")
@@ -78,21 +82,46 @@ def main() -> None:
             with path.hub:
                 path.client.load("swwae_mnist")  # imports what it needs
                 for model in args.models:
-                    turns = [measure(path, model, folder, turn) for turn in range(args.repeats + 1)][1:]  # the first is for warmth
-                    spread = {key: [round(what([turn[key] for turn in turns]), 4) for what in (statistics.median, min, max)] for key in turns[0]}
+                    turns = [measure(path, model, folder, turn) for turn in range(args.repeats + 1)][
+                        1:
+                    ]  # the first is for warmth
+                    spread = {
+                        key: [round(what([turn[key] for turn in turns]), 4) for what in (statistics.median, min, max)]
+                        for key in turns[0]
+                    }
                     size = spread.pop("megabytes")[0]
-                    share = {f"client's share of {way}": round(
-                        statistics.median((turn[f"client's {way}"] - turn["copy"]) / (turn[way] - turn["copy"]) for turn in turns), 2)
-                        for way in ("push", "pull")}
-                    rows.append({"path": "xet" if use_xet else "lfs", "model": model, "megabytes": size, **share, **spread})
+                    share = {
+                        f"client's share of {way}": round(
+                            statistics.median(
+                                (turn[f"client's {way}"] - turn["copy"]) / (turn[way] - turn["copy"]) for turn in turns
+                            ),
+                            2,
+                        )
+                        for way in ("push", "pull")
+                    }
+                    rows.append(
+                        {"path": "xet" if use_xet else "lfs", "model": model, "megabytes": size, **share, **spread}
+                    )
                     print(json.dumps(rows[-1], ensure_ascii=False), flush=True)
             path.client.close()
     if args.json:
         known = provenance()
         versions = {**known["versions"], **{name: version(name) for name in ("huggingface_hub", "hf_xet")}}
-        args.json.write_text(json.dumps({
-            "command": "hub.py " + " ".join(sys.argv[1:sys.argv.index("--json")]), "commit": known["commit"], "versions": versions,
-            "machine": known["machine"], "seconds: median, least, most": rows}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        args.json.write_text(
+            json.dumps(
+                {
+                    "command": "hub.py " + " ".join(sys.argv[1 : sys.argv.index("--json")]),
+                    "commit": known["commit"],
+                    "versions": versions,
+                    "machine": known["machine"],
+                    "seconds: median, least, most": rows,
+                },
+                indent=1,
+                ensure_ascii=False,
+            )
+            + "\n",
+            encoding="utf-8",
+        )
 
 
 if __name__ == "__main__":

@@ -20,8 +20,8 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from swwae_zoo.pooling import switch_pool2d, switch_unpool2d
-from swwae_zoo.run_directory import provenance
+from swwae_zoo.layers.pooling import switch_pool2d, switch_unpool2d
+from swwae_zoo.utils.provenance import provenance
 
 SHAPE, WINDOW = (64, 64, 32, 32), 2
 
@@ -75,7 +75,9 @@ def main():
     for dtype in (torch.float32, torch.bfloat16):
         for layout in (torch.contiguous_format, torch.channels_last):
             own = measure(dtype, layout, args.device, args.turns)
-            name = f"{str(dtype).removeprefix('torch.')}, {'channels-last' if layout == torch.channels_last else 'NCHW'}"
+            name = (
+                f"{str(dtype).removeprefix('torch.')}, {'channels-last' if layout == torch.channels_last else 'NCHW'}"
+            )
             rows.append({"maps": name, **{work: median for work, (median, _) in own.items()},
                          "fastest": {work: fastest for work, (_, fastest) in own.items()}})  # fmt: skip
             medians, fastest = zip(*(own[work] for work in ("ours", "torch", "copy", "clone")), strict=True)

@@ -6,6 +6,7 @@ Three steps on the same images, turn about: the plain backbone's, the backbone w
 and the SWWAE's; each makes all gradients and updates the weights with AdamW.  The least of each counts, and the ratios
 are taken within a turn as well, since other work on a machine slows whole turns.
 """
+
 import argparse
 import json
 import statistics
@@ -17,8 +18,8 @@ from timm.optim import create_optimizer_v2
 from torch import nn
 
 import swwae_zoo
-from swwae_zoo.losses import Lambdas, middle_losses, nll_loss, reconstruction_loss, total_loss
-from swwae_zoo.run_directory import provenance
+from swwae_zoo.loss.objective import Lambdas, middle_losses, nll_loss, reconstruction_loss, total_loss
+from swwae_zoo.utils.provenance import provenance
 
 
 def losses(model: nn.Module, kind: str, images: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -29,7 +30,9 @@ def losses(model: nn.Module, kind: str, images: torch.Tensor, target: torch.Tens
     if kind == "watched":
         return nll
     decoding = model.forward_decoder(encoding)
-    return total_loss(Lambdas(), nll, reconstruction_loss(decoding.reconstruction, images), middle_losses(decoding.middles))
+    return total_loss(
+        Lambdas(), nll, reconstruction_loss(decoding.reconstruction, images), middle_losses(decoding.middles)
+    )
 
 
 def main() -> None:
@@ -42,7 +45,11 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     torch.manual_seed(0)
-    model = swwae_zoo.wrap(args.backbone, img_size=args.img_size, decoder=args.decoder).train().to(memory_format=torch.channels_last)
+    model = (
+        swwae_zoo.wrap(args.backbone, img_size=args.img_size, decoder=args.decoder)
+        .train()
+        .to(memory_format=torch.channels_last)
+    )
     images = torch.rand(args.batch_size, 3, args.img_size, args.img_size).contiguous(memory_format=torch.channels_last)
     target = torch.randint(model.num_classes, (args.batch_size,))
     optimizers = {"plain": create_optimizer_v2(model.backbone, opt="adamw", lr=1e-4)}
@@ -66,12 +73,17 @@ def main() -> None:
         tap = statistics.median((turn["watched"][i] - turn["plain"][i]) / turn["swwae"][i] for turn in turns)
         results[name] = {
             "milliseconds": {kind: [round(1000 * turn[kind][i], 1) for turn in turns] for kind in optimizers},
-            "least": {"swwae / plain": least["swwae"] / least["plain"],
-                      "tap's share": (least["watched"] - least["plain"]) / least["swwae"]},
-            "median of turns": {"swwae / plain": ratio, "tap's share": tap}}
-        print(f"{name:9s}  plain {1000 * least['plain']:.0f} ms  watched {1000 * least['watched']:.0f} ms  SWWAE {1000 * least['swwae']:.0f} ms  "
-              f"SWWAE / plain {least['swwae'] / least['plain']:.2f} (median of turns {ratio:.2f})  "
-              f"tap's share {100 * (least['watched'] - least['plain']) / least['swwae']:.1f} % (median of turns {100 * tap:.1f} %)")
+            "least": {
+                "swwae / plain": least["swwae"] / least["plain"],
+                "tap's share": (least["watched"] - least["plain"]) / least["swwae"],
+            },
+            "median of turns": {"swwae / plain": ratio, "tap's share": tap},
+        }
+        print(
+            f"{name:9s}  plain {1000 * least['plain']:.0f} ms  watched {1000 * least['watched']:.0f} ms  SWWAE {1000 * least['swwae']:.0f} ms  "
+            f"SWWAE / plain {least['swwae'] / least['plain']:.2f} (median of turns {ratio:.2f})  "
+            f"tap's share {100 * (least['watched'] - least['plain']) / least['swwae']:.1f} % (median of turns {100 * tap:.1f} %)"
+        )
     if args.json:
         args.json.write_text(json.dumps({**provenance(), "images": args.batch_size, **results}, indent=2) + "\n")
 

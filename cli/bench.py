@@ -1,4 +1,5 @@
 """`swwae bench MODELS`: what a training step costs, beside the plain convnet's and plain PyTorch's."""
+
 import json
 import os
 from pathlib import Path
@@ -10,14 +11,24 @@ from .options import Device, Json, ModelArg, print_table
 
 
 def bench(
-    models: Annotated[list[str] | None, typer.Argument(help="Names, as timm.create_model takes them.  [default: swwae_mnist]")] = None,
-    rows: Annotated[str, typer.Option(metavar="ROW,...", help="Of convnet, swwae, upsample, plain, each with -compiled behind it for torch.compile; or all.")] = "convnet,swwae,plain",
+    models: Annotated[
+        list[str] | None, typer.Argument(help="Names, as timm.create_model takes them.  [default: swwae_mnist]")
+    ] = None,
+    rows: Annotated[
+        str,
+        typer.Option(
+            metavar="ROW,...",
+            help="Of convnet, swwae, upsample, plain, each with -compiled behind it for torch.compile; or all.",
+        ),
+    ] = "convnet,swwae,plain",
     batch_size: Annotated[int, typer.Option(min=1, help="Images a step.")] = 128,
     steps: Annotated[int, typer.Option(min=1, help="Timed steps of each; the median counts.")] = 10,
     model_arg: ModelArg = None,
     device: Device = "auto",
     amp: Annotated[str, typer.Option(metavar="off|bf16|fp16,...", help="Precisions, one after the other.")] = "off",
-    channels_last: Annotated[bool, typer.Option("--channels-last/--no-channels-last", help="Channels-last memory format.")] = True,
+    channels_last: Annotated[
+        bool, typer.Option("--channels-last/--no-channels-last", help="Channels-last memory format.")
+    ] = True,
     out: Annotated[Path | None, typer.Option(help="Folder for bench.json and bench.png.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -27,7 +38,7 @@ def bench(
     from swwae_zoo import bench as benchmark
     from swwae_zoo.bench.report import write
     from swwae_zoo.config import parse_model_arg
-    from swwae_zoo.train import resolve_device
+    from swwae_zoo.training.build import resolve_device
 
     args = dict(map(parse_model_arg, model_arg or []))
     wanted = benchmark.ROWS if rows == "all" else tuple(row.strip() for row in rows.split(","))
@@ -37,8 +48,17 @@ def bench(
         limits = benchmark.machine_limits(setting)
         for model in models or ["swwae_mnist"]:
             measured = benchmark.bench(model, args, setting, steps, wanted)
-            groups.append({"model": model, "amp": setting.amp, "batch_size": batch_size, "device": str(setting.device),
-                           "channels_last": channels_last, "limits": limits, "rows": measured})
+            groups.append(
+                {
+                    "model": model,
+                    "amp": setting.amp,
+                    "batch_size": batch_size,
+                    "device": str(setting.device),
+                    "channels_last": channels_last,
+                    "limits": limits,
+                    "rows": measured,
+                }
+            )
             if out is not None:
                 write(out, groups)
             if not as_json:
@@ -49,18 +69,28 @@ def bench(
 
 def show(group: dict[str, Any]) -> None:
     """One comparison as a table; ratios are to its first row."""
-    typer.echo(f"{group['model']}, training steps of {group['batch_size']} images, amp {group['amp']}, on {group['device']}\n")
+    typer.echo(
+        f"{group['model']}, training steps of {group['batch_size']} images, amp {group['amp']}, on {group['device']}\n"
+    )
     first, table = next(iter(group["rows"].values())), []
     for row, own in group["rows"].items():
         memory, base = own["mebibytes"], first["mebibytes"]
         busiest = sorted(own["shares"].items(), key=lambda item: -item[1])[:3]
-        table.append((
-            row, f"{own['milliseconds']:,.1f}", f"{own['milliseconds'] / first['milliseconds']:.2f}",
-            f"{own['images_per_second']:,.0f}",
-            "not seen" if memory is None else f"{memory:,.1f}",
-            "" if memory is None or base is None else f"{memory / base:.2f}",
-            "" if own["gigaflops"] is None else f"{own['gigaflops'] * 1e12 / own['milliseconds'] / group['limits']['flops']:.0%}",
-            ", ".join(f"{part} {share:.0%}" for part, share in busiest),
-        ))
-    print_table(("step", "ms", "ratio", "images/s", "peak MiB", "ratio", "of matrix peak", "where the time goes"), table)
+        table.append(
+            (
+                row,
+                f"{own['milliseconds']:,.1f}",
+                f"{own['milliseconds'] / first['milliseconds']:.2f}",
+                f"{own['images_per_second']:,.0f}",
+                "not seen" if memory is None else f"{memory:,.1f}",
+                "" if memory is None or base is None else f"{memory / base:.2f}",
+                ""
+                if own["gigaflops"] is None
+                else f"{own['gigaflops'] * 1e12 / own['milliseconds'] / group['limits']['flops']:.0%}",
+                ", ".join(f"{part} {share:.0%}" for part, share in busiest),
+            )
+        )
+    print_table(
+        ("step", "ms", "ratio", "images/s", "peak MiB", "ratio", "of matrix peak", "where the time goes"), table
+    )
     typer.echo("")

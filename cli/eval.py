@@ -1,4 +1,5 @@
 """`swwae eval RUN`: a trained model's error."""
+
 import json
 from typing import Annotated
 
@@ -18,8 +19,8 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Measure a trained model: classification error and reconstruction loss."""
-    from swwae_zoo.saved import evaluate_saved, load_saved
-    from swwae_zoo.train import resolve_device
+    from swwae_zoo.analysis.load import evaluate_saved, load_saved
+    from swwae_zoo.training.build import resolve_device
 
     measured = evaluate_saved(load_saved(run, weights, resolve_device(device)), data, split, data_dir, amp)
     if as_json:

@@ -1,4 +1,5 @@
 """`swwae list`: the registered models."""
+
 import json
 
 import typer
@@ -10,26 +11,38 @@ def list_models(as_json: Json = False) -> None:
     """List the models: input, parameters, the paper's notation, whether weights are published."""
     import timm
 
-    from swwae_zoo.describe import build_meta, count_params, model_names
+    from swwae_zoo.analysis.summary import count_params
+    from swwae_zoo.models._registry import build_meta, model_names
 
     models = []
     for name in model_names():
         model = build_meta(name)
         decoder = count_params(model.decoder)
-        models.append({
-            "name": name,
-            "input_size": model.pretrained_cfg["input_size"],
-            "encoder_params": count_params(model) - decoder,
-            "decoder_params": decoder,
-            "pretrained": timm.is_model_pretrained(name),
-            "notation": model.text,
-        })
+        models.append(
+            {
+                "name": name,
+                "input_size": model.pretrained_cfg["input_size"],
+                "encoder_params": count_params(model) - decoder,
+                "decoder_params": decoder,
+                "pretrained": timm.is_model_pretrained(name),
+                "notation": model.text,
+            }
+        )
     if as_json:
         typer.echo(json.dumps(models))
         return
     header = ("model", "input", "encoder + head", "decoder", "pretrained", "notation")
-    print_table(header, [
-        (m["name"], "x".join(map(str, m["input_size"])), m["encoder_params"], m["decoder_params"],
-         "yes" if m["pretrained"] else "no", m["notation"])
-        for m in models
-    ])
+    print_table(
+        header,
+        [
+            (
+                m["name"],
+                "x".join(map(str, m["input_size"])),
+                m["encoder_params"],
+                m["decoder_params"],
+                "yes" if m["pretrained"] else "no",
+                m["notation"],
+            )
+            for m in models
+        ],
+    )

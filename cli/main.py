@@ -1,4 +1,5 @@
 """The `swwae` command: the one place where an error becomes a line and an exit code."""
+
 import errno
 import os
 import signal
@@ -25,7 +26,9 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, OSError) and error.errno == errno.ENOSPC or "No space left on device" in str(error):
         where = getattr(error, "filename", None)
         return f"disk full: could not write {where or 'the output'}: free some space or choose another --out"
-    if type(error).__module__.startswith("huggingface_hub."):  # timm asked the Hub itself: a model named hf-hub:ORG/NAME
+    if type(error).__module__.startswith(
+        "huggingface_hub."
+    ):  # timm asked the Hub itself: a model named hf-hub:ORG/NAME
         from swwae_zoo.hub.errors import explained, place_of
 
         return str(explained(error, *place_of(error)))
@@ -87,7 +90,9 @@ def version(wanted: bool) -> None:
 
 @app.callback()
 def options(
-    version: Annotated[bool, typer.Option("--version", callback=version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     pass
 

@@ -1,4 +1,5 @@
 """Options and output that several commands share."""
+
 from collections.abc import Iterable, Sequence
 from typing import Annotated
 
@@ -11,7 +12,9 @@ ModelArg = Annotated[
 ]
 Run = Annotated[str, typer.Argument(help="Run directory of `swwae train`, or its best/ or last/.", show_default=False)]
 Weights = Annotated[str, typer.Option("--weights", metavar="best|last", help="Which weights of the run.")]
-DataDir = Annotated[str | None, typer.Option("--data-dir", help="Where data sets lie (else the run's, SWWAE_DATA, ~/.cache/swwae_zoo).")]
+DataDir = Annotated[
+    str | None, typer.Option("--data-dir", help="Where data sets lie (else the run's, SWWAE_DATA, ~/.cache/swwae_zoo).")
+]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
 Amp = Annotated[str, typer.Option("--amp", metavar="auto|off|bf16|fp16", help="Mixed precision.")]
 
@@ -21,7 +24,10 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None
     rows = list(rows)
     cells = [[f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in rows]
     right = [bool(rows) and all(isinstance(row[i], int) or row[i] == "" for row in rows) for i in range(len(header))]
-    widths = [max(map(len, column)) for column in zip(header, *cells)]
+    widths = [max(map(len, column)) for column in zip(header, *cells, strict=False)]
     for line in [list(header), *cells]:
-        padded = (cell.rjust(width) if is_right else cell.ljust(width) for cell, width, is_right in zip(line, widths, right))
+        padded = (
+            cell.rjust(width) if is_right else cell.ljust(width)
+            for cell, width, is_right in zip(line, widths, right, strict=False)
+        )
         typer.echo("  ".join(padded).rstrip())

@@ -1,4 +1,5 @@
 """`swwae pull ORG/NAME[@REVISION]`: a model from the Hugging Face Hub."""
+
 import json
 from pathlib import Path
 from typing import Annotated
@@ -9,13 +10,20 @@ from .options import Json
 
 
 def pull(
-    name: Annotated[str, typer.Argument(metavar="ORG/NAME[@REVISION]", help="Repository, and a branch, tag or commit.", show_default=False)],
-    out: Annotated[Path | None, typer.Option("--out", help="Folder to copy it to (else it stays in the Hub's cache).")] = None,
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="ORG/NAME[@REVISION]", help="Repository, and a branch, tag or commit.", show_default=False
+        ),
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder to copy it to (else it stays in the Hub's cache).")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Pull a model from the Hugging Face Hub: one commit of it, every byte checked."""
-    import swwae_zoo.swwae  # noqa: F401  registers the models
-    from swwae_zoo.hub.download import pull as pull_model
+    import swwae_zoo.models.swwae  # noqa: F401  registers the models
+    from swwae_zoo.hub.fetch import pull as pull_model
     from swwae_zoo.hub.progress import quiet_unless_terminal
 
     with quiet_unless_terminal():

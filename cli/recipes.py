@@ -1,4 +1,5 @@
 """`swwae recipes`: the complete configurations that come with the package."""
+
 import json
 from importlib.resources import files
 from typing import Annotated

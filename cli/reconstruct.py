@@ -1,4 +1,5 @@
 """`swwae reconstruct RUN IMAGES...`: a picture of what a trained model keeps of images."""
+
 import json
 from pathlib import Path
 from typing import Annotated
@@ -17,11 +18,11 @@ def reconstruct(
     as_json: Json = False,
 ) -> None:
     """Draw images above their reconstruction from what and where, and from the what alone."""
-    from swwae_zoo import pictures
-    from swwae_zoo.losses import reconstruction_loss
-    from swwae_zoo.run_directory import atomic_write
-    from swwae_zoo.saved import load_saved, read_pictures
-    from swwae_zoo.train import resolve_device
+    from swwae_zoo.analysis.load import load_saved, read_pictures
+    from swwae_zoo.loss.objective import reconstruction_loss
+    from swwae_zoo.training import figures as pictures
+    from swwae_zoo.training.build import resolve_device
+    from swwae_zoo.utils.files import atomic_write
 
     saved = load_saved(run, weights, resolve_device(device))
     x = read_pictures(saved, images)
@@ -34,5 +35,7 @@ def reconstruct(
     if as_json:
         typer.echo(json.dumps({"picture": str(out), "images": images, "run": str(saved.folder), **losses}))
         return
-    typer.echo(f"{out}: {len(images)} image{'s' * (len(images) != 1)}; mean square error {losses['what_where']:.5f} from what "
-               f"and where, {losses['what_alone']:.5f} from the what alone")
+    typer.echo(
+        f"{out}: {len(images)} image{'s' * (len(images) != 1)}; mean square error {losses['what_where']:.5f} from what "
+        f"and where, {losses['what_alone']:.5f} from the what alone"
+    )

@@ -1,4 +1,5 @@
 """`swwae show MODEL`: what a model is made of."""
+
 import json
 from typing import Annotated
 
@@ -9,22 +10,32 @@ from .options import Json, ModelArg, print_table
 
 def show(
     model: Annotated[str | None, typer.Argument(help="Name of the model, as timm.create_model takes it.")] = None,
-    backbone: Annotated[str | None, typer.Option(metavar="NAME", help="A timm backbone, wrapped: short for swwae_wrap with it.")] = None,
-    pools: Annotated[str | None, typer.Option(metavar="tap|insert", help="How a wrapped backbone gets its switches.")] = None,
+    backbone: Annotated[
+        str | None, typer.Option(metavar="NAME", help="A timm backbone, wrapped: short for swwae_wrap with it.")
+    ] = None,
+    pools: Annotated[
+        str | None, typer.Option(metavar="tap|insert", help="How a wrapped backbone gets its switches.")
+    ] = None,
     decoder: Annotated[str | None, typer.Option(metavar="mirror|light", help="Decoder of a wrapped backbone.")] = None,
-    img_size: Annotated[int | None, typer.Option(min=1, help="Side of the images; the model's own if not given.")] = None,
+    img_size: Annotated[
+        int | None, typer.Option(min=1, help="Side of the images; the model's own if not given.")
+    ] = None,
     in_chans: Annotated[int | None, typer.Option(min=1, help="Channels of the images.")] = None,
     num_classes: Annotated[int | None, typer.Option(min=0, help="Classes; 0 leaves the classifier out.")] = None,
     model_arg: ModelArg = None,
     as_json: Json = False,
 ) -> None:
     """Show a model's layers, output shapes, parameters, FLOPs, and where each switch comes from and goes to."""
+    from swwae_zoo.analysis.summary import describe, totals
     from swwae_zoo.config import parse_model_arg
-    from swwae_zoo.describe import build_meta, describe, totals
+    from swwae_zoo.models._registry import build_meta
 
     if (model is None) == (backbone is None) and model != "swwae_wrap":
-        raise ValueError("Missing argument MODEL, or --backbone" if model is None else
-                         f"got {model} and --backbone {backbone}: expected one of them")
+        raise ValueError(
+            "Missing argument MODEL, or --backbone"
+            if model is None
+            else f"got {model} and --backbone {backbone}: expected one of them"
+        )
     model = model or "swwae_wrap"
     wrapping = {"backbone": backbone, "pools": pools, "decoder": decoder}
     args = {**wrapping, "img_size": img_size, "in_chans": in_chans, "num_classes": num_classes}
@@ -38,11 +49,25 @@ def show(
     typer.echo(f"{model}: {built.text}\n")
     header = ("part", "layer", "kind", "output", "parameters", "FLOPs", "share", "switch")
     every = max(1, sum(row.flops for row in rows))
-    print_table(header, [
-        (row.part, row.name, row.layer, "x".join(map(str, row.shape)), row.params, row.flops, f"{100 * row.flops / every:.1f} %",
-         row.switch) for row in rows
-    ])
+    print_table(
+        header,
+        [
+            (
+                row.part,
+                row.name,
+                row.layer,
+                "x".join(map(str, row.shape)),
+                row.params,
+                row.flops,
+                f"{100 * row.flops / every:.1f} %",
+                row.switch,
+            )
+            for row in rows
+        ],
+    )
     typer.echo()
     total = {key: sum(part[key] for part in sums.values()) for key in ("params", "flops")}
-    print_table(("part", "parameters", "FLOPs"), [(part, s["params"], s["flops"]) for part, s in {**sums, "all": total}.items()])
+    print_table(
+        ("part", "parameters", "FLOPs"), [(part, s["params"], s["flops"]) for part, s in {**sums, "all": total}.items()]
+    )
     typer.echo("\nFLOPs of one image: 2 x the multiply-adds of convolutions and linear layers.")

@@ -1,4 +1,5 @@
 """`swwae train`: its flags are the fields of `swwae_zoo.config.RunConfig`, one each."""
+
 import inspect
 import json
 from dataclasses import Field, fields
@@ -12,17 +13,31 @@ from swwae_zoo import config
 from .options import Json
 
 # The control flags, those that are no field of a recipe.
-Recipe = Annotated[str | None, typer.Option("--recipe", metavar="NAME|PATH", help="Recipe to start from (else the model's own).")]
+Recipe = Annotated[
+    str | None, typer.Option("--recipe", metavar="NAME|PATH", help="Recipe to start from (else the model's own).")
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")]
-Backbone = Annotated[str | None, typer.Option("--backbone", metavar="NAME", help="timm backbone to wrap: --model swwae_wrap with it.")]
-Pools = Annotated[str | None, typer.Option("--pools", metavar="tap|insert", help="How a wrapped backbone gets its switches.")]
-Decoder = Annotated[str | None, typer.Option("--decoder", metavar="mirror|light", help="Decoder of a wrapped backbone.")]
+Backbone = Annotated[
+    str | None, typer.Option("--backbone", metavar="NAME", help="timm backbone to wrap: --model swwae_wrap with it.")
+]
+Pools = Annotated[
+    str | None, typer.Option("--pools", metavar="tap|insert", help="How a wrapped backbone gets its switches.")
+]
+Decoder = Annotated[
+    str | None, typer.Option("--decoder", metavar="mirror|light", help="Decoder of a wrapped backbone.")
+]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite a run that --out already holds.")]
 
 
 def train(
-    recipe: Recipe = None, backbone: Backbone = None, pools: Pools = None, decoder: Decoder = None, resume: Resume = False,
-    force: Force = False, as_json: Json = False, **given: Any,
+    recipe: Recipe = None,
+    backbone: Backbone = None,
+    pools: Pools = None,
+    decoder: Decoder = None,
+    resume: Resume = False,
+    force: Force = False,
+    as_json: Json = False,
+    **given: Any,
 ) -> None:
     """Train a model on few labels and many images.
 
@@ -33,8 +48,8 @@ def train(
     base = base_recipe(recipe, resume, overrides["model"] or config.RunConfig.model, overrides["out"])
     run = config.merge(config.read_recipe(base) if base else None, overrides)
 
-    from swwae_zoo.describe import check_model_name
-    from swwae_zoo.train import train_rounds
+    from swwae_zoo.models._registry import check_model_name
+    from swwae_zoo.training.rounds import train_rounds
 
     check_model_name(run.model)
     rounds = train_rounds(run, resume=resume, force=force)
@@ -47,7 +62,9 @@ def wrapping(overrides: dict[str, Any], **options: str | None) -> dict[str, Any]
     options = {name: value for name, value in options.items() if value is not None}
     if "backbone" in options:
         if overrides["model"] not in (None, "swwae_wrap"):
-            raise ValueError(f"got --model {overrides['model']} and --backbone {options['backbone']}: expected one of them")
+            raise ValueError(
+                f"got --model {overrides['model']} and --backbone {options['backbone']}: expected one of them"
+            )
         overrides = {**overrides, "model": "swwae_wrap"}
     return {**overrides, "model_args": {**(overrides["model_args"] or {}), **options} or None}
 
@@ -60,7 +77,7 @@ def base_recipe(recipe: str | None, resume: bool, model: str, out: str | None) -
             raise ValueError(f"{out}: holds no run to resume; leave --resume out to start one")
         return saved
     if recipe is None and config.default_recipe(model) is None:
-        from swwae_zoo.describe import check_model_name
+        from swwae_zoo.models._registry import check_model_name
 
         check_model_name(model)  # a wrong name is the likelier reason than a missing length of the run
     return recipe or config.default_recipe(model)
@@ -98,8 +115,11 @@ def flag(key: Field) -> inspect.Parameter:
     elif "choices" in key.metadata:
         metavar = "|".join(key.metadata["choices"])
     option = typer.Option(
-        *names, metavar=metavar, help=key.metadata["help"], rich_help_panel=key.metadata["group"], show_default=False)
-    return inspect.Parameter(key.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option])
+        *names, metavar=metavar, help=key.metadata["help"], rich_help_panel=key.metadata["group"], show_default=False
+    )
+    return inspect.Parameter(
+        key.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
+    )
 
 
 # typer reads a command's flags from its signature.

@@ -2,16 +2,90 @@
 
 `import swwae_zoo` registers the models with timm: `timm.create_model("swwae_mnist")` works from then on.
 """
+
+from __future__ import annotations
+
+import importlib
 import sys
-from pathlib import Path
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from swwae_zoo.version import __version__
 
-# The `swwae` script imports this package on the way to its command, and `swwae --help` can't wait the
-# seconds that torch and timm take: its commands import `swwae_zoo.swwae` when they need the models.
-if Path((getattr(sys, "argv", None) or [""])[0]).name not in ("swwae", "swwae.exe"):
-    from .decoder import Decoding, Encoding
-    from .swwae import SWWAE, SWWAEOutput
-    from .wrap import wrap
+if TYPE_CHECKING:
+    from swwae_zoo.analysis.preprocess import preprocess_of
+    from swwae_zoo.hub import pull
+    from swwae_zoo.loss import register_term
+    from swwae_zoo.models import SWWAE, Decoding, Encoding, SWWAEOutput, wrap
+    from swwae_zoo.publish import push
 
-__all__ = ["SWWAE", "Decoding", "Encoding", "SWWAEOutput", "__version__", "wrap"]
+__all__ = [
+    "SWWAE",
+    "Decoding",
+    "Encoding",
+    "SWWAEOutput",
+    "__version__",
+    "preprocess_of",
+    "pull",
+    "push",
+    "register_term",
+    "wrap",
+]
+
+# Torch and timm take seconds to import, and `swwae --help` needs neither: names are imported when they are first used.
+_MODULES = {
+    "preprocess_of": "swwae_zoo.analysis.preprocess",
+    "pull": "swwae_zoo.hub",
+    "push": "swwae_zoo.publish",
+    "register_term": "swwae_zoo.loss",
+    **dict.fromkeys(("SWWAE", "Decoding", "Encoding", "SWWAEOutput", "wrap"), "swwae_zoo.models"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(_MODULES[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+class _RegisterModels(MetaPathFinder):
+    """Imports `swwae_zoo.models`, which registers them, as soon as timm or a part of this package that needs it is imported."""
+
+    WITHOUT_TIMM = frozenset(
+        f"swwae_zoo.{name}" for name in ("cli", "config", "experiments", "models", "recipes", "version")
+    )
+
+    def find_spec(self, fullname: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        if fullname == "timm":
+            sys.meta_path.remove(self)
+            return _then_import_models(find_spec("timm"))
+        if fullname.startswith("swwae_zoo.") and fullname.count(".") == 1 and fullname not in self.WITHOUT_TIMM:
+            sys.meta_path.remove(self)
+            importlib.import_module("swwae_zoo.models")
+        return None
+
+
+def _then_import_models(spec: ModuleSpec | None) -> ModuleSpec | None:
+    if spec is not None and spec.loader is not None:
+        execute = spec.loader.exec_module
+
+        def execute_and_register(module: ModuleType) -> None:
+            execute(module)
+            importlib.import_module("swwae_zoo.models")
+
+        spec.loader.exec_module = execute_and_register  # type: ignore[method-assign]
+    return spec
+
+
+if "timm" in sys.modules:
+    importlib.import_module("swwae_zoo.models")
+else:
+    sys.meta_path.insert(0, _RegisterModels())

@@ -1,4 +1,5 @@
 """Real processes to kill and real disks to fill."""
+
 import multiprocessing
 import os
 import runpy
@@ -41,7 +42,9 @@ def child(tmp_path: Path) -> Iterator[Callable[..., BaseProcess]]:
     seconds and inherits nothing from the tests.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["swwae_zoo.train", "swwae_zoo.cli.main", "sklearn.datasets", "matplotlib.figure"])
+    context.set_forkserver_preload(
+        ["swwae_zoo.training.rounds", "swwae_zoo.cli.main", "sklearn.datasets", "matplotlib.figure"]
+    )
     started: list[BaseProcess] = []
 
     def start(code: str, **names: object) -> BaseProcess:
@@ -70,7 +73,9 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
         path = tmp_path / f"disk{len(mounted)}"
         path.mkdir()
         try:
-            subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(path)], check=True, capture_output=True)
+            subprocess.run(
+                ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(path)], check=True, capture_output=True
+            )
         except (OSError, subprocess.CalledProcessError):
             pytest.skip("may not mount a file system")
         mounted.append(path)

@@ -1,4 +1,5 @@
 """Small files in the exact formats that MNIST, SVHN, STL-10 and CIFAR are published in."""
+
 import hashlib
 import pickle
 

@@ -2,6 +2,7 @@
 
 With a decoder of the encoder's size, twice the convnet's time is the floor.
 """
+
 from __future__ import annotations
 
 import statistics
@@ -10,11 +11,11 @@ from typing import Any
 
 import torch
 
-from ..describe import check_model_name
-from .limits import copy_bandwidth, matrix_peak, step_flops
-from .memory import LiveBytes
-from .parts import shares
-from .steps import ROWS, Setting, Step
+from swwae_zoo.bench.limits import copy_bandwidth, matrix_peak, step_flops
+from swwae_zoo.bench.memory import LiveBytes
+from swwae_zoo.bench.parts import shares
+from swwae_zoo.bench.steps import ROWS, Setting, Step
+from swwae_zoo.models._registry import check_model_name
 
 __all__ = ["ROWS", "LiveBytes", "Setting", "Step", "bench", "machine_limits"]
 
@@ -67,7 +68,8 @@ def bench(
     for step, own in zip(pairs, zip(*times, strict=True), strict=True):
         seconds = statistics.median(own)
         results[step.row].update(
-            milliseconds=1000 * seconds, fastest=1000 * min(own), images_per_second=setting.batch_size / seconds)
+            milliseconds=1000 * seconds, fastest=1000 * min(own), images_per_second=setting.batch_size / seconds
+        )
     return results
 
 
@@ -77,4 +79,6 @@ def machine_limits(setting: Setting) -> dict[str, float]:
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "off": torch.float32}[setting.amp]
     size = 8192 if cuda else 1024
     return {
-        "flops": matrix_peak(setting.device, dtype, size), "copy_bytes": copy_bandwidth(setting.device, 2048 if cuda else 256)}
+        "flops": matrix_peak(setting.device, dtype, size),
+        "copy_bytes": copy_bandwidth(setting.device, 2048 if cuda else 256),
+    }

@@ -1,4 +1,5 @@
 """What the machine can do at most: the rates that a step's own are held against."""
+
 from __future__ import annotations
 
 import time
@@ -6,7 +7,7 @@ import time
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from .steps import Step, synchronize
+from swwae_zoo.bench.steps import Step, synchronize
 
 __all__ = ["copy_bandwidth", "matrix_peak", "step_flops"]
 

@@ -1,4 +1,5 @@
 """Peak memory of a step, where the allocator does not count."""
+
 from __future__ import annotations
 
 import weakref

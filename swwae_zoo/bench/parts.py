@@ -1,16 +1,41 @@
 """Where a step's time goes, by the kind of work: from torch's profiler, each operator's own time."""
+
 from __future__ import annotations
 
 from torch.profiler import ProfilerActivity, profile
 
-from .steps import Step, synchronize
+from swwae_zoo.bench.steps import Step, synchronize
 
 __all__ = ["PARTS", "shares"]
 
 # The first pattern found in an operator's or kernel's name decides.
 PARTS = {
-    "pools": ("swwae_zoo", "max_pool", "max_unpool", "_pool_kernel", "_put_kernel", "_pick_kernel", "_SwitchPool", "_Put", "_Pick"),
-    "convolutions": ("conv", "Winograd", "bmm", "cudnn", "cutlass", "xmma", "implicit", "gemm", "sm90", "nchwtonhwc", "nhwctonchw", "col2im", "im2col"),
+    "pools": (
+        "swwae_zoo",
+        "max_pool",
+        "max_unpool",
+        "_pool_kernel",
+        "_put_kernel",
+        "_pick_kernel",
+        "_SwitchPool",
+        "_Put",
+        "_Pick",
+    ),
+    "convolutions": (
+        "conv",
+        "Winograd",
+        "bmm",
+        "cudnn",
+        "cutlass",
+        "xmma",
+        "implicit",
+        "gemm",
+        "sm90",
+        "nchwtonhwc",
+        "nhwctonchw",
+        "col2im",
+        "im2col",
+    ),
     "normalisation": ("batch_norm", "bn_", "batchnorm"),
     "head": ("addmm", "aten::mm", "log_softmax", "nll_loss", "cross_entropy"),
     "optimiser": ("adam", "Optimizer", "foreach"),
@@ -22,7 +47,9 @@ def shares(step: Step) -> dict[str, float]:
     """Share of each part in one step's work, summing to 1: device time on a GPU, operators' own time on a CPU."""
     cuda = step.device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
-    with profile(activities=activities, acc_events=True) as profiled:  # torch 2.11 warns of what it would drop otherwise
+    with profile(
+        activities=activities, acc_events=True
+    ) as profiled:  # torch 2.11 warns of what it would drop otherwise
         step()
         synchronize(step.device)
     times = dict.fromkeys((*PARTS, REST), 0.0)
@@ -33,4 +60,11 @@ def shares(step: Step) -> dict[str, float]:
 
 
 def _part(name: str) -> str:
-    return next((part for part, patterns in PARTS.items() if any(p in name or p.islower() and p in name.lower() for p in patterns)), REST)
+    return next(
+        (
+            part
+            for part, patterns in PARTS.items()
+            if any(p in name or p.islower() and p in name.lower() for p in patterns)
+        ),
+        REST,
+    )

@@ -3,14 +3,15 @@
 The same layers, losses and numbers of parameters, with torch's own pools (`max_pool2d(return_indices=True)`,
 `max_unpool2d`), the ReLU right behind each convolution, and nothing else of this package's but the notation's stages.
 """
+
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..notation import parse
-from ..stages import stages_from_notation
+from swwae_zoo.models._notation import parse
+from swwae_zoo.models._stages import stages_from_notation
 
 __all__ = ["PlainSWWAE"]
 
@@ -42,7 +43,13 @@ class PlainSWWAE(nn.Module):
             self.encoder.append(nn.Sequential(*(conv(*fact, batch_norm) for fact in stage.convs)))
         for m, stage in enumerate(stages):
             layers = [
-                conv(fact.out_chs, fact.in_chs, fact.kernel_size, batch_norm and not (m == i == 0), relu=not (m == i == 0))
+                conv(
+                    fact.out_chs,
+                    fact.in_chs,
+                    fact.kernel_size,
+                    batch_norm and not (m == i == 0),
+                    relu=not (m == i == 0),
+                )
                 for i, fact in reversed(list(enumerate(stage.convs)))
             ]
             self.decoder.append(nn.Sequential(*layers))
@@ -52,7 +59,7 @@ class PlainSWWAE(nn.Module):
             size //= window
         widths = [features * size * size, *linears]
         self.head = nn.Sequential(nn.Flatten())
-        for i, (fan_in, fan_out) in enumerate(zip(widths, widths[1:])):
+        for i, (fan_in, fan_out) in enumerate(zip(widths, widths[1:], strict=False)):
             if i > 0:
                 self.head.append(nn.ReLU(inplace=True))
             self.head.append(nn.Linear(fan_in, fan_out))
@@ -60,7 +67,7 @@ class PlainSWWAE(nn.Module):
     def forward(self, image: Tensor, target: Tensor) -> Tensor:
         """Images (B, C, H, W) and classes (B,) -> NLL + L2rec + sum of L2M."""
         x, whats, indices, sizes = image, [], [], []
-        for stage, window in zip(self.encoder, self.windows):
+        for stage, window in zip(self.encoder, self.windows, strict=False):
             x = stage(x)
             sizes.append(x.shape[-2:])
             x, index = F.max_pool2d(x, window, return_indices=True)

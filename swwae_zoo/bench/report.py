@@ -1,4 +1,5 @@
 """The measurements of `swwae bench` as JSON, as a table and as a bar chart."""
+
 from __future__ import annotations
 
 import json
@@ -7,7 +8,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from ..run_directory import atomic_write, provenance
+from swwae_zoo.utils.files import atomic_write
+from swwae_zoo.utils.provenance import provenance
 
 __all__ = ["draw", "write"]
 
@@ -39,10 +41,16 @@ def draw(path: Path, measured: dict[str, Any]) -> None:
                 bar = axis.bar(i, own["images_per_second"], color=f"C{i}")
                 axis.bar_label(bar, [f"{own['images_per_second']:,.3g}"], fontsize=7)
         axis.set_xticks(range(len(rows)), rows, rotation=60, ha="right", fontsize=7)
-        axis.set_title(f"{group['model']}, {group['amp'].replace('off', 'fp32')}\n{group['batch_size']} images", fontsize=8)
+        axis.set_title(
+            f"{group['model']}, {group['amp'].replace('off', 'fp32')}\n{group['batch_size']} images", fontsize=8
+        )
         axis.tick_params(axis="y", labelsize=7)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0][0].set_ylabel("images a second")
-    where = machine["gpu"] if groups[0]["device"].startswith("cuda") else f"{machine['processor']}, {machine['threads']} thread{'s' * (machine['threads'] > 1)}"
+    where = (
+        machine["gpu"]
+        if groups[0]["device"].startswith("cuda")
+        else f"{machine['processor']}, {machine['threads']} thread{'s' * (machine['threads'] > 1)}"
+    )
     figure.suptitle(f"Training steps: {where}, torch {measured['versions']['torch']}", fontsize=9)
     figure.savefig(path, dpi=150, format="png")

@@ -9,6 +9,7 @@ Each takes every image through encoder and head, makes all gradients and updates
 
 and each again with "-compiled" behind its name, under torch.compile.
 """
+
 from __future__ import annotations
 
 import time
@@ -20,12 +21,12 @@ import torch
 from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 
-from ..evaluate import Autocast
-from ..losses import Lambdas
-from ..swwae import SWWAE
-from ..task import SWWAETask
-from .memory import LiveBytes
-from .plain import PlainSWWAE
+from swwae_zoo.bench.memory import LiveBytes
+from swwae_zoo.bench.plain import PlainSWWAE
+from swwae_zoo.loss.objective import Lambdas
+from swwae_zoo.models._base import SWWAE
+from swwae_zoo.task.swwae_task import SWWAETask
+from swwae_zoo.utils.precision import Autocast
 
 __all__ = ["ROWS", "Setting", "Step", "synchronize"]
 
@@ -75,7 +76,9 @@ class Step:
             self.loss = torch.compile(self.module)
         elif compiled:
             self.module.compile()
-        self.optimizer = create_optimizer_v2(self.module, opt="adamw", lr=1e-4, fused=self.device.type in ("cpu", "cuda"))
+        self.optimizer = create_optimizer_v2(
+            self.module, opt="adamw", lr=1e-4, fused=self.device.type in ("cpu", "cuda")
+        )
 
     def _ours(self, model: SWWAE) -> nn.Module:
         if self.kind == "convnet":
@@ -88,7 +91,9 @@ class Step:
         plain = PlainSWWAE(model.notation, model.in_chans, model.head.img_size[0], batch_norm)
         mine, theirs = (sum(p.numel() for p in net.parameters()) for net in (model, plain))
         if mine != theirs:
-            raise ValueError(f"plain PyTorch's twin has {theirs} parameters, this model {mine}: time it with rows other than plain")
+            raise ValueError(
+                f"plain PyTorch's twin has {theirs} parameters, this model {mine}: time it with rows other than plain"
+            )
         return plain
 
     def __call__(self) -> None:
@@ -124,7 +129,9 @@ class Step:
         """All that outlives a step."""
         yield from (self.images, self.target, *self.module.parameters(), *self.module.buffers())
         yield from (parameter.grad for parameter in self.module.parameters() if parameter.grad is not None)
-        yield from (value for state in self.optimizer.state.values() for value in state.values() if isinstance(value, Tensor))
+        yield from (
+            value for state in self.optimizer.state.values() for value in state.values() if isinstance(value, Tensor)
+        )
 
 
 def synchronize(device: torch.device) -> None:

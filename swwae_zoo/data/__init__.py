@@ -1,12 +1,13 @@
 """Data sets as uint8 tensors: loading, seeded splits, index streams, and batched preprocessing."""
 
-from swwae_zoo.data.images import ImageSet, NoSuchSplit
 from swwae_zoo.data.load import LOADERS, data_folder, load_images
-from swwae_zoo.data.preprocess import Preprocess
+from swwae_zoo.data.loader import ResidentImages, StreamedImages, fits_on, images_on
+from swwae_zoo.data.sampler import IndexStream
 from swwae_zoo.data.seeds import seeded
 from swwae_zoo.data.splits import Splits, make_splits
 from swwae_zoo.data.store import ImageStore
-from swwae_zoo.data.streams import IndexStream, ResidentImages, StreamedImages, fits_on, images_on
+from swwae_zoo.data.transforms import Preprocess
+from swwae_zoo.data.types import ImageSet, NoSuchSplit
 
 __all__ = [
     "LOADERS",

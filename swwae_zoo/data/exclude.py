@@ -32,7 +32,9 @@ def read_exclusions(spec: str, total: int) -> np.ndarray:
     if wrong.any():
         at = int(wrong.argmax())
         where = f"entry {at}" if lines is None else f"line {lines[at]}"
-        raise ValueError(f"exclude: {path}, {where}: got {numbers[at]}, expected {base} to {total + base - 1}, {base}-based")
+        raise ValueError(
+            f"exclude: {path}, {where}: got {numbers[at]}, expected {base} to {total + base - 1}, {base}-based"
+        )
     return np.unique(numbers) - base
 
 

@@ -6,13 +6,13 @@ import difflib
 import os
 from pathlib import Path
 
-from swwae_zoo.data.folders import folder
-from swwae_zoo.data.images import ImageSet, Request, with_channels
-from swwae_zoo.data.npz import npz
-from swwae_zoo.data.parquet import parquet
-from swwae_zoo.data.sources import SOURCES
+from swwae_zoo.data.readers.folders import folder
+from swwae_zoo.data.readers.npz import npz
+from swwae_zoo.data.readers.parquet import parquet
+from swwae_zoo.data.readers.sources import SOURCES
+from swwae_zoo.data.readers.tinyimages import tinyimages
 from swwae_zoo.data.store import ImageStore
-from swwae_zoo.data.tinyimages import tinyimages
+from swwae_zoo.data.types import ImageSet, Request, with_channels
 
 SPLITS = ("train", "test", "unlabeled")
 BAD_IMAGES = ("refuse", "skip")
@@ -64,7 +64,9 @@ def load_images(
     limit = limit if split == "unlabeled" else float("inf")
     image_set = LOADERS[name](Request(spec, option, split, data_folder(data_dir), size, in_chans, bad_images, limit))
     if isinstance(image_set, ImageStore):
-        return image_set if image_set.in_chans == (in_chans or image_set.in_chans) else image_set.with_channels(in_chans)
+        return (
+            image_set if image_set.in_chans == (in_chans or image_set.in_chans) else image_set.with_channels(in_chans)
+        )
     if split == "unlabeled":
         image_set = image_set.unlabelled()
     return with_channels(image_set, in_chans)

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from swwae_zoo.data.copies import Progress
-from swwae_zoo.data.copies import copies as find_copies
 from swwae_zoo.data.exclude import read_exclusions
-from swwae_zoo.data.images import ImageSet, NoSuchSplit
+from swwae_zoo.data.leakage import Progress
+from swwae_zoo.data.leakage import copies as find_copies
 from swwae_zoo.data.load import data_folder, load_images
 from swwae_zoo.data.seeds import seeded
 from swwae_zoo.data.store import ImageStore
+from swwae_zoo.data.types import ImageSet, NoSuchSplit
 
 
 class Splits(NamedTuple):
@@ -154,7 +154,12 @@ def _complement(index: Tensor, n: int) -> Tensor:
 
 
 def _cleaned(
-    others: ImageSet | ImageStore, exclude: str, held_out: list[Tensor], copies: str, folder: Path, tell: Progress | None
+    others: ImageSet | ImageStore,
+    exclude: str,
+    held_out: list[Tensor],
+    copies: str,
+    folder: Path,
+    tell: Progress | None,
 ) -> tuple[ImageSet | ImageStore, tuple[str, ...]]:
     """Unlabelled images less those excluded and copies of those held out, and what was done."""
     total = others.total if isinstance(others, ImageStore) else others.count
@@ -166,10 +171,14 @@ def _cleaned(
         dropped.append(find_copies(others, torch.cat(held_out), copies == "near", folder, tell))
         if len(dropped[-1]):
             kind = "near or exact" if copies == "near" else "exact"
-            notes.append(f"{len(dropped[-1]):,} of {total:,} unlabelled images left out: {kind} copies of test or validation images")
+            notes.append(
+                f"{len(dropped[-1]):,} of {total:,} unlabelled images left out: {kind} copies of test or validation images"
+            )
     positions = np.unique(np.concatenate(dropped)) if dropped else np.empty(0, np.int64)
     if len(positions) == total:
-        raise ValueError(f"{others.name}: every image is left out; expected some to remain: look at --exclude and --copies")
+        raise ValueError(
+            f"{others.name}: every image is left out; expected some to remain: look at --exclude and --copies"
+        )
     if not len(positions):
         return others, tuple(notes)
     if isinstance(others, ImageStore):

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from swwae_zoo.data.images import grey
+from swwae_zoo.data.types import grey
 
 
 class ImageStore:
@@ -83,7 +83,8 @@ class ImageStore:
     def _checked(self, in_chans: int) -> int:
         if in_chans != self._chans and (self._chans, in_chans) not in ((1, 3), (3, 1)):
             raise ValueError(
-                f"{self.name} has {self._chans} channels and the model takes {in_chans}: expected 1 (grey) or 3 (RGB)")
+                f"{self.name} has {self._chans} channels and the model takes {in_chans}: expected 1 (grey) or 3 (RGB)"
+            )
         return in_chans
 
     def _copy(self) -> ImageStore:

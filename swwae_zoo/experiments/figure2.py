@@ -1,4 +1,5 @@
 """Figure 2: what the where is worth.  Reconstructions by unpooling and by upsampling, for pools of 2, 4, 8, 16."""
+
 from __future__ import annotations
 
 from dataclasses import replace
@@ -6,13 +7,13 @@ from typing import Any
 
 import torch
 
-from ..config import RunConfig, read_recipe
-from ..data import load_images
-from ..pictures import reconstruct
-from ..run_directory import atomic_write
-from ..saved import load_saved
-from .grids import draw_blocks, one_of_each_class
-from .runs import Setting, rounds_of, run_once, write_all, write_text
+from swwae_zoo.analysis.load import load_saved
+from swwae_zoo.config import RunConfig, read_recipe
+from swwae_zoo.data import load_images
+from swwae_zoo.experiments.grids import draw_blocks, one_of_each_class
+from swwae_zoo.experiments.runs import Setting, rounds_of, run_once, write_all, write_text
+from swwae_zoo.training.figures import reconstruct
+from swwae_zoo.utils.files import atomic_write
 
 __all__ = ["figure2"]
 
@@ -44,13 +45,20 @@ def variant(recipe: RunConfig, window: int, kind: str) -> RunConfig:
 
 def table(done: dict[tuple[int, str], list[dict[str, Any]]], setting: Setting) -> str:
     """Mean squared error a pixel on test images, and how many times smaller it is with the where."""
-    lines = ["# Figure 2: reconstruction with and without the where", "",
-             "Mean squared error a pixel (0 to 1) on the test images; the paper shows pictures alone, \"obviously clearer\".", "",
-             "| pool | unpooling (with where) | upsampling (without) | with / without | rounds |", "|---|---|---|---|---|"]
+    lines = [
+        "# Figure 2: reconstruction with and without the where",
+        "",
+        'Mean squared error a pixel (0 to 1) on the test images; the paper shows pictures alone, "obviously clearer".',
+        "",
+        "| pool | unpooling (with where) | upsampling (without) | with / without | rounds |",
+        "|---|---|---|---|---|",
+    ]
     for window in WINDOWS:
         with_where, without = ([r["test_rec"] for r in done[window, kind]] for kind in ("switch", "upsample"))
         means = [sum(values) / len(values) for values in (with_where, without)]
-        lines.append(f"| {window}×{window} | {means[0]:.5f} | {means[1]:.5f} | {means[0] / means[1]:.3f} | {len(with_where)} |")
+        lines.append(
+            f"| {window}×{window} | {means[0]:.5f} | {means[1]:.5f} | {means[0] / means[1]:.3f} | {len(with_where)} |"
+        )
     if setting.quick:
         lines += ["", "A quick check: these are no results."]
     return "\n".join(lines) + "\n"

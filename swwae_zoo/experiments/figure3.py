@@ -1,4 +1,5 @@
 """Figures 3 and 4: the what stays while the image moves, the where moves with it; and the nets reconstruct."""
+
 from __future__ import annotations
 
 from dataclasses import replace
@@ -8,15 +9,15 @@ from typing import Any
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ..config import RunConfig, read_recipe
-from ..data import load_images
-from ..pictures import reconstruct
-from ..run_directory import atomic_write
-from ..saved import Saved, load_saved
-from . import shifts
-from .grids import draw_blocks, one_of_each_class
-from .runs import Setting, rounds_of, run_once, write_all, write_text
-from .shifts import SHIFTS, Response
+from swwae_zoo.analysis.load import Saved, load_saved
+from swwae_zoo.config import RunConfig, read_recipe
+from swwae_zoo.data import load_images
+from swwae_zoo.experiments import shifts
+from swwae_zoo.experiments.grids import draw_blocks, one_of_each_class
+from swwae_zoo.experiments.runs import Setting, rounds_of, run_once, write_all, write_text
+from swwae_zoo.experiments.shifts import SHIFTS, Response
+from swwae_zoo.training.figures import reconstruct
+from swwae_zoo.utils.files import atomic_write
 
 __all__ = ["figure3", "figure4"]
 
@@ -68,7 +69,11 @@ def numbers(saved: Saved, responses: dict[str, Response]) -> dict[str, Any]:
     """Lines of both coordinates for both directions, and how far the what stays."""
     reduction = saved.model.feature_info[-1]["reduction"] // saved.model.stages[-1].pool_size
     pixels = (saved.model.stages[-1].pool_size - 1) * reduction
-    lines = {axis + along: shifts.line(responses[axis], "xy".index(along), pixels, axis == along) for axis in "xy" for along in "xy"}
+    lines = {
+        axis + along: shifts.line(responses[axis], "xy".index(along), pixels, axis == along)
+        for axis in "xy"
+        for along in "xy"
+    }
     return {
         "lines": lines,
         "change": {axis: shifts.stability(responses[axis]) for axis in "xy"},
@@ -81,19 +86,28 @@ def table(measured: dict[str, dict[str, Any]], setting: Setting) -> str:
     """Slopes, R2 and stability as markdown."""
     names = {"x": "to the right", "y": "down"}
     lines = [
-        "# Figure 3: what and where of moved digits, in numbers", "",
+        "# Figure 3: what and where of moved digits, in numbers",
+        "",
         f"Of the topmost pool, one 16×16 window, on {MEASURED} test digits moved by {SHIFTS[0]} … {SHIFTS[-1]} pixels. The where runs from "
         "-1 to 1 over the window; its slope is that of a line through where(shift) - where(0) of every active plane of every digit "
-        "(what at least a tenth of the digit's largest at every shift). Ideal: it moves as the digit does.", "",
-        "| pool | moved | coordinate | slope | ideal | slope / ideal | R² | active planes |", "|---|---|---|---|---|---|---|---|",
+        "(what at least a tenth of the digit's largest at every shift). Ideal: it moves as the digit does.",
+        "",
+        "| pool | moved | coordinate | slope | ideal | slope / ideal | R² | active planes |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for pool, found in measured.items():
         for key, fit in found["lines"].items():
             ratio, r2 = (f"{fit.slope / fit.ideal:.2f}", f"{fit.r2:.2f}") if fit.ideal else ("–", "–")
-            lines.append(f"| {pool} | {names[key[0]]} | {key[1]} | {fit.slope:+.4f} | {fit.ideal:.4f} | {ratio} | {r2} | {found['active'][key[0]]:.0%} |")
-    lines += ["", "How far the what stays: |what(shift) - what(0)| / |what(0)|, mean over digits; and the correlation of what(±3) with what(0).", "",
-              "| pool | moved | " + " | ".join(f"{shift:+d}" for shift in SHIFTS if shift) + " | correlation |",
-              "|---|---|" + "---|" * len(SHIFTS)]
+            lines.append(
+                f"| {pool} | {names[key[0]]} | {key[1]} | {fit.slope:+.4f} | {fit.ideal:.4f} | {ratio} | {r2} | {found['active'][key[0]]:.0%} |"
+            )
+    lines += [
+        "",
+        "How far the what stays: |what(shift) - what(0)| / |what(0)|, mean over digits; and the correlation of what(±3) with what(0).",
+        "",
+        "| pool | moved | " + " | ".join(f"{shift:+d}" for shift in SHIFTS if shift) + " | correlation |",
+        "|---|---|" + "---|" * len(SHIFTS),
+    ]
     for pool, found in measured.items():
         for axis, change in found["change"].items():
             cells = " | ".join(f"{value:.3f}" for shift, value in change.items() if shift)
@@ -107,7 +121,12 @@ def scatter(path: Path, responses: dict[str, Response], plane: int, pool: str) -
     """The paper's four panels: what and where of one plane, moved digits over unmoved ones, sideways and up and down."""
     figure = Figure(figsize=(15, 5.0), layout="constrained")
     panels = figure.subplots(1, 4)
-    titles = ("(a) what, moved sideways", "(b) where, moved sideways", "(c) what, moved up and down", "(d) where, moved up and down")
+    titles = (
+        "(a) what, moved sideways",
+        "(b) where, moved sideways",
+        "(c) what, moved up and down",
+        "(d) where, moved up and down",
+    )
     for i, (axis, kind) in enumerate((axis, kind) for axis in "xy" for kind in ("what", "where")):
         panel, response = panels[i], responses[axis]
         for shift, marker in ((3, "o"), (-3, "^")):
@@ -115,10 +134,24 @@ def scatter(path: Path, responses: dict[str, Response], plane: int, pool: str) -
                 _points(panel, response.what[..., plane], shift, marker, "tab:blue", f"{shift:+d} pixels")
             else:
                 for along, colour in ((0, "tab:blue"), (1, "tab:red")):
-                    _points(panel, response.where[..., plane, along], shift, marker, colour, f"{'xy'[along]}, {shift:+d} pixels")
+                    _points(
+                        panel,
+                        response.where[..., plane, along],
+                        shift,
+                        marker,
+                        colour,
+                        f"{'xy'[along]}, {shift:+d} pixels",
+                    )
         low, high = (min(panel.get_xlim()[0], panel.get_ylim()[0]), max(panel.get_xlim()[1], panel.get_ylim()[1]))
         panel.plot([low, high], [low, high], color="tab:grey", linewidth=0.8, zorder=0)
-        panel.set(title=titles[i], xlabel="unmoved digit", ylabel="moved digit", xlim=(low, high), ylim=(low, high), aspect="equal")
+        panel.set(
+            title=titles[i],
+            xlabel="unmoved digit",
+            ylabel="moved digit",
+            xlim=(low, high),
+            ylim=(low, high),
+            aspect="equal",
+        )
         panel.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.15), ncol=2)
     figure.suptitle(f"{pool} pooling, plane {plane}")
     figure.savefig(path, dpi=100, format="png")
@@ -126,5 +159,13 @@ def scatter(path: Path, responses: dict[str, Response], plane: int, pool: str) -
 
 def _points(panel: Any, values: Tensor, shift: int, marker: str, colour: str, label: str) -> None:
     """One point a digit: its value unmoved and moved."""
-    panel.scatter(values[SHIFTS.index(0), :DRAWN], values[SHIFTS.index(shift), :DRAWN], s=14, marker=marker,
-                  facecolors="none", edgecolors=colour, linewidths=0.8, label=label)
+    panel.scatter(
+        values[SHIFTS.index(0), :DRAWN],
+        values[SHIFTS.index(shift), :DRAWN],
+        s=14,
+        marker=marker,
+        facecolors="none",
+        edgecolors=colour,
+        linewidths=0.8,
+        label=label,
+    )

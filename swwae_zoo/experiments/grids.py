@@ -1,4 +1,5 @@
 """Pictures made of many small images, as in the paper's Figures 2 and 4."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence

@@ -1,15 +1,16 @@
 """`reproduce`: what `swwae reproduce` does, for any of the paper's figures and tables."""
+
 from __future__ import annotations
 
 import difflib
 
-from ..interrupt import Stopped
-from .figure2 import figure2
-from .figure3 import figure3, figure4
-from .figure5 import figure5
-from .runs import Setting
-from .tables import reproduce_table
-from .targets import TABLES, TARGETS
+from swwae_zoo.experiments.figure2 import figure2
+from swwae_zoo.experiments.figure3 import figure3, figure4
+from swwae_zoo.experiments.figure5 import figure5
+from swwae_zoo.experiments.runs import Setting
+from swwae_zoo.experiments.tables import reproduce_table
+from swwae_zoo.experiments.targets import TABLES, TARGETS
+from swwae_zoo.training.signals import Stopped
 
 __all__ = ["reproduce"]
 
@@ -27,11 +28,15 @@ def reproduce(target: str, setting: Setting, rows: str = "") -> None:
     """
     if target not in TARGETS:
         near = difflib.get_close_matches(target, TARGETS, n=1)
-        raise ValueError(f"got {target!r}{f'; did you mean {near[0]}?' if near else ''}; expected one of {', '.join(TARGETS)}")
+        raise ValueError(
+            f"got {target!r}{f'; did you mean {near[0]}?' if near else ''}; expected one of {', '.join(TARGETS)}"
+        )
     try:
         _run(target, setting, rows)
     except Stopped as stop:
-        raise Stopped(f"stopped; {setting.out} holds what is done, and the same command goes on from there", stop.exit_code - 128) from None
+        raise Stopped(
+            f"stopped; {setting.out} holds what is done, and the same command goes on from there", stop.exit_code - 128
+        ) from None
 
 
 def _run(target: str, setting: Setting, rows: str) -> None:

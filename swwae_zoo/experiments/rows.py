@@ -2,6 +2,7 @@
 
 Figures are in %.  Tables 2 and 3 give accuracies, the others errors.
 """
+
 from __future__ import annotations
 
 from typing import NamedTuple
@@ -50,41 +51,90 @@ def _table4() -> Table:
         "nol2m": ("noL2M", ((12.41, 1.95), (4.63, 0.24), (3.15, 0.22), (2.08, 0.18))),
     }
     rows = tuple(
-        Row(f"{key}-{labels}", f"{label}, N = {labels}", f"table4_{key}_{labels}", paper, spread, twin=key in ("swwae", "nol2m"),
-            pretrain="table4_unsup" if key in ("sfx", "pretr") else "")
+        Row(
+            f"{key}-{labels}",
+            f"{label}, N = {labels}",
+            f"table4_{key}_{labels}",
+            paper,
+            spread,
+            twin=key in ("swwae", "nol2m"),
+            pretrain="table4_unsup" if key in ("sfx", "pretr") else "",
+        )
         for labels_index, labels in enumerate(LABELS)
         for key, (label, all_figures) in figures.items()
-        for paper, spread in [all_figures[labels_index]])
+        for paper, spread in [all_figures[labels_index]]
+    )
     return Table("Table 4: MNIST, rival regularisers, validation error", "val_error", False, rows)
 
 
 def _table5() -> Table:
-    figures = {"nodrop": ("SWWAE without dropout", ((9.17, 0.11), (4.16, 0.11), (3.39, 0.01), (2.50, 0.01))),
-               "drop": ("SWWAE with dropout", ((8.71, 0.34), (3.31, 0.40), (2.83, 0.10), (2.10, 0.22)))}
+    figures = {
+        "nodrop": ("SWWAE without dropout", ((9.17, 0.11), (4.16, 0.11), (3.39, 0.01), (2.50, 0.01))),
+        "drop": ("SWWAE with dropout", ((8.71, 0.34), (3.31, 0.40), (2.83, 0.10), (2.10, 0.22))),
+    }
     rows = tuple(
-        Row(f"{key}-{labels}", f"{label}, N = {labels}", f"table5_{key}_{labels}", *all_figures[i], twin=True, search_val=5000)
-        for i, labels in enumerate(LABELS) for key, (label, all_figures) in figures.items())
+        Row(
+            f"{key}-{labels}",
+            f"{label}, N = {labels}",
+            f"table5_{key}_{labels}",
+            *all_figures[i],
+            twin=True,
+            search_val=5000,
+        )
+        for i, labels in enumerate(LABELS)
+        for key, (label, all_figures) in figures.items()
+    )
     return Table("Table 5: MNIST, test error", "test_error", False, rows)
 
 
 TABLES = {
-    "table1": Table("Table 1: SVHN, 1,000 labels, test error", "test_error", False, (
-        Row("nodrop", "SWWAE without dropout (λ 0.8)", "table1_nodrop", 27.83, twin=True),
-        Row("drop", "SWWAE with dropout (λ 0.4)", "table1_drop", 23.56, twin=True),
-    )),
-    "table2": Table("Table 2: STL-10, test accuracy over the ten folds", "test_error", True, (
-        Row("swwae", "SWWAE", "table2", 74.33, convnet=57.45, twin=True, folds=tuple(f"stl10:fold={fold}" for fold in range(10))),
-    ), "λ of each fold is chosen on images held out of it; the model chosen predicts the test set. ± is over folds."),
-    "table3": Table("Table 3: CIFAR, test accuracy", "test_error", True, (
-        Row("cifar10", "SWWAE, CIFAR-10", "table3_cifar10", 92.23, convnet=91.33, twin=True, search_val=5000),
-        Row("cifar100", "SWWAE, CIFAR-100", "table3_cifar100", 69.12, convnet=67.50, twin=True, search_val=5000),
-    )),
+    "table1": Table(
+        "Table 1: SVHN, 1,000 labels, test error",
+        "test_error",
+        False,
+        (
+            Row("nodrop", "SWWAE without dropout (λ 0.8)", "table1_nodrop", 27.83, twin=True),
+            Row("drop", "SWWAE with dropout (λ 0.4)", "table1_drop", 23.56, twin=True),
+        ),
+    ),
+    "table2": Table(
+        "Table 2: STL-10, test accuracy over the ten folds",
+        "test_error",
+        True,
+        (
+            Row(
+                "swwae",
+                "SWWAE",
+                "table2",
+                74.33,
+                convnet=57.45,
+                twin=True,
+                folds=tuple(f"stl10:fold={fold}" for fold in range(10)),
+            ),
+        ),
+        "λ of each fold is chosen on images held out of it; the model chosen predicts the test set. ± is over folds.",
+    ),
+    "table3": Table(
+        "Table 3: CIFAR, test accuracy",
+        "test_error",
+        True,
+        (
+            Row("cifar10", "SWWAE, CIFAR-10", "table3_cifar10", 92.23, convnet=91.33, twin=True, search_val=5000),
+            Row("cifar100", "SWWAE, CIFAR-100", "table3_cifar100", 69.12, convnet=67.50, twin=True, search_val=5000),
+        ),
+    ),
     "table4": _table4(),
     "table5": _table5(),
-    "mnist_full": Table("MNIST, all labels, test error", "test_error", False, (
-        Row("swwae", "SWWAE", "mnist_full", 0.71, convnet=0.76, twin=True, search_val=5000),
-    )),
-    "svhn_full": Table("SVHN, all labels, test error", "test_error", False, (
-        Row("swwae", "SWWAE", "svhn_full", 4.94, convnet=5.89, twin=True, search_val=5000),
-    )),
+    "mnist_full": Table(
+        "MNIST, all labels, test error",
+        "test_error",
+        False,
+        (Row("swwae", "SWWAE", "mnist_full", 0.71, convnet=0.76, twin=True, search_val=5000),),
+    ),
+    "svhn_full": Table(
+        "SVHN, all labels, test error",
+        "test_error",
+        False,
+        (Row("swwae", "SWWAE", "svhn_full", 4.94, convnet=5.89, twin=True, search_val=5000),),
+    ),
 }

@@ -3,6 +3,7 @@
 Shapes: N images, C planes of the top pool, S shifts.  Of a plane's where there is one for each window; the nets of
 Figure 3 have one window of 16x16, the whole map.
 """
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..saved import Saved
+from swwae_zoo.analysis.load import Saved
 
 __all__ = ["Response", "Line", "line", "respond", "shifted", "stability"]
 
@@ -41,8 +42,9 @@ def shifted(images: Tensor, right: int, down: int) -> Tensor:
     """(N, C, H, W) moved by whole pixels, zeros coming in."""
     moved = torch.zeros_like(images)
     height, width = images.shape[-2:]
-    moved[..., max(down, 0) : height + min(down, 0), max(right, 0) : width + min(right, 0)] = (
-        images[..., max(-down, 0) : height + min(-down, 0), max(-right, 0) : width + min(-right, 0)])
+    moved[..., max(down, 0) : height + min(down, 0), max(right, 0) : width + min(right, 0)] = images[
+        ..., max(-down, 0) : height + min(-down, 0), max(-right, 0) : width + min(-right, 0)
+    ]
     return moved
 
 
@@ -60,7 +62,11 @@ def respond(saved: Saved, images: Tensor, axis: str) -> Response:
         parts = [saved.model.forward_encoder(part) for part in prepared.split(250)]
         whats.append(torch.cat([part.whats[-1] for part in parts]).flatten(1))
         places = torch.cat([part.switches[-1] for part in parts])
-        wheres.append(places.permute(0, 1, 3, 4, 2).flatten(1, 3) if places.ndim == 5 else coordinates(places, saved.model.stages[-1].pool_size))
+        wheres.append(
+            places.permute(0, 1, 3, 4, 2).flatten(1, 3)
+            if places.ndim == 5
+            else coordinates(places, saved.model.stages[-1].pool_size)
+        )
     return Response(torch.stack(whats).float(), torch.stack(wheres).float())
 
 
@@ -89,14 +95,18 @@ def line(response: Response, along: int, pixels: float, moves: bool = True) -> L
     slope = float((shift * change).sum() / (shift * shift).sum())
     left = change - slope * shift
     total = change - change.mean()
-    return Line(slope, 2 / pixels if moves else 0.0, 1 - float(left.square().sum() / total.square().sum().clamp(min=1e-12)))
+    return Line(
+        slope, 2 / pixels if moves else 0.0, 1 - float(left.square().sum() / total.square().sum().clamp(min=1e-12))
+    )
 
 
 def stability(response: Response) -> dict[int, float]:
     """shift -> relative change of the what: |what(shift) - what(0)| / |what(0)| over planes, mean over images."""
     base = response.what[SHIFTS.index(0)]
-    return {shift: float(((response.what[i] - base).norm(dim=1) / base.norm(dim=1).clamp(min=1e-12)).mean())
-            for i, shift in enumerate(SHIFTS)}
+    return {
+        shift: float(((response.what[i] - base).norm(dim=1) / base.norm(dim=1).clamp(min=1e-12)).mean())
+        for i, shift in enumerate(SHIFTS)
+    }
 
 
 def agreement(response: Response, shifts: Sequence[int] = (-3, 3)) -> float:

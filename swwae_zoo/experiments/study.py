@@ -4,6 +4,7 @@ Every point of the grid is put into the study's queue once, and taken from it by
 decides who got it.  Two workers that begin at the same moment may both fill the queue: the later copy of a point
 is then pruned unrun.  A worker that dies stops its heartbeat, and its point is queued again.
 """
+
 from __future__ import annotations
 
 import json
@@ -13,7 +14,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
-from .runs import Setting
+from swwae_zoo.experiments.runs import Setting
 
 __all__ = ["search"]
 
@@ -21,7 +22,9 @@ Point = dict[str, float]
 HEARTBEAT, GRACE, POLL = 20, 90, 2.0  # seconds
 
 
-def search(name: str, points: Sequence[Point], evaluate: Callable[[Point], dict[str, Any]], setting: Setting) -> list[dict[str, Any]]:
+def search(
+    name: str, points: Sequence[Point], evaluate: Callable[[Point], dict[str, Any]], setting: Setting
+) -> list[dict[str, Any]]:
     """What every point gives, found by this worker or another.
 
     Args:
@@ -59,19 +62,31 @@ def search(name: str, points: Sequence[Point], evaluate: Callable[[Point], dict[
         while True:
             optuna.storages.fail_stale_trials(study)
             trials = study.get_trials(deepcopy=False)
-            taken = {_key(t.user_attrs.get("point")) for t in trials if t.state.name in ("WAITING", "RUNNING", "COMPLETE")}
+            taken = {
+                _key(t.user_attrs.get("point")) for t in trials if t.state.name in ("WAITING", "RUNNING", "COMPLETE")
+            }
             for point in points:
                 if _key(point) not in taken:
                     study.enqueue_trial(point, user_attrs={"point": point})
-            states = {t.state.name for t in study.get_trials(deepcopy=False) if _key(t.user_attrs.get("point")) in map(_key, points)}
+            states = {
+                t.state.name
+                for t in study.get_trials(deepcopy=False)
+                if _key(t.user_attrs.get("point")) in map(_key, points)
+            }
             if "WAITING" in states:
-                with suppress(optuna.exceptions.UpdateFinishedTrialError):  # this worker was taken for dead: another has the trial
+                with suppress(
+                    optuna.exceptions.UpdateFinishedTrialError
+                ):  # this worker was taken for dead: another has the trial
                     study.optimize(objective, n_trials=1)
             elif "RUNNING" in states:
                 time.sleep(POLL)  # another worker has the last points
             else:
                 break
-    complete = {_key(t.user_attrs["point"]): t.user_attrs["found"] for t in study.get_trials(deepcopy=False) if t.state.name == "COMPLETE"}
+    complete = {
+        _key(t.user_attrs["point"]): t.user_attrs["found"]
+        for t in study.get_trials(deepcopy=False)
+        if t.state.name == "COMPLETE"
+    }
     return [complete[_key(point)] for point in points]
 
 
@@ -84,12 +99,16 @@ def _open(optuna: Any, name: str, setting: Setting) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            storage = optuna.storages.RDBStorage(url, engine_kwargs=arguments, heartbeat_interval=HEARTBEAT, grace_period=GRACE)
+            storage = optuna.storages.RDBStorage(
+                url, engine_kwargs=arguments, heartbeat_interval=HEARTBEAT, grace_period=GRACE
+            )
             if url.startswith("sqlite"):
                 _one_writer_at_a_time(storage.engine)
             return optuna.create_study(storage=storage, study_name=name, load_if_exists=True, direction="minimize")
     except Exception as error:  # SQLAlchemy's, the driver's, Optuna's own
-        raise ValueError(f"storage: {url.partition('@')[2] or url} can't be opened: {' '.join(str(error).split()):.200}") from error
+        raise ValueError(
+            f"storage: {url.partition('@')[2] or url} can't be opened: {' '.join(str(error).split()):.200}"
+        ) from error
 
 
 def _one_writer_at_a_time(engine: Any) -> None:
@@ -109,7 +128,8 @@ def _done_elsewhere(study: Any, number: int, point: Point) -> bool:
     """Whether this trial is a copy: the queue gives out the lowest number first, so an earlier copy is under way or done."""
     return any(
         t.number < number and t.state.name in ("RUNNING", "COMPLETE") and _key(t.user_attrs.get("point")) == _key(point)
-        for t in study.get_trials(deepcopy=False))
+        for t in study.get_trials(deepcopy=False)
+    )
 
 
 def _key(point: Point | None) -> str:

@@ -1,4 +1,5 @@
 """Tables 1 to 5 and the two figures on all labels: runs of every row, and the paper's column beside ours."""
+
 from __future__ import annotations
 
 import statistics
@@ -7,10 +8,10 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any
 
-from ..config import RunConfig, read_recipe
-from .rows import TABLES, Row, Table
-from .runs import Setting, keep, read_records, rounds_of, run_once, write_all, write_text
-from .study import search
+from swwae_zoo.config import RunConfig, read_recipe
+from swwae_zoo.experiments.rows import TABLES, Row, Table
+from swwae_zoo.experiments.runs import Setting, keep, read_records, rounds_of, run_once, write_all, write_text
+from swwae_zoo.experiments.study import search
 
 __all__ = ["chosen_rows", "reproduce_table"]
 
@@ -45,7 +46,9 @@ def chosen_rows(rows: Sequence[Row], patterns: str) -> list[Row]:
     wanted = [pattern.strip() for pattern in patterns.split(",") if pattern.strip()]
     for pattern in wanted:
         if not any(fnmatchcase(row.key, pattern) for row in rows):
-            raise ValueError(f"rows: got {pattern!r}, expected of {', '.join(row.key for row in rows)}; * and ? as in file names")
+            raise ValueError(
+                f"rows: got {pattern!r}, expected of {', '.join(row.key for row in rows)}; * and ? as in file names"
+            )
     return [row for row in rows if any(fnmatchcase(row.key, pattern) for pattern in wanted)]
 
 
@@ -79,7 +82,10 @@ def grid_of(config: RunConfig) -> list[dict[str, float]]:
     """The recipe's lambda_rec and lambda_middle, times each number of GRID."""
     if isinstance(config.lambda_middle, list):
         raise ValueError("lambda_middle: got a list, but a search varies one number: give one")
-    return [{"lambda_rec": round(config.lambda_rec * factor, 6), "lambda_middle": round(config.lambda_middle * factor, 6)} for factor in GRID]
+    return [
+        {"lambda_rec": round(config.lambda_rec * factor, 6), "lambda_middle": round(config.lambda_middle * factor, 6)}
+        for factor in GRID
+    ]
 
 
 def searched(config: RunConfig, name: str, setting: Setting) -> list[dict[str, Any]]:
@@ -111,7 +117,9 @@ def _runs_of_fold(row: Row, config: RunConfig, fold: int, setting: Setting) -> I
     best = min(found, key=lambda record: record["val_error"])
     yield {**best, "name": row.key, "seed": fold}
     if row.twin:
-        for run, is_twin in rounds_of(replace(config, rounds=1), f"{row.key}-fold{fold}", replace(setting, rounds=1), twin=True):
+        for run, is_twin in rounds_of(
+            replace(config, rounds=1), f"{row.key}-fold{fold}", replace(setting, rounds=1), twin=True
+        ):
             if is_twin:
                 yield run_once(run, f"{row.key}-fold{fold}", setting, twin=True)
 
@@ -126,16 +134,36 @@ def write(target: str, table: Table, setting: Setting) -> None:
 
 def page(table: Table, setting: Setting) -> str:
     """The table as markdown, the paper's column beside ours."""
-    lines = [f"# {table.title}", "", "Mean ± standard deviation over rounds, each with labels drawn anew. The twin is the same net under "
-             "the same recipe and seeds with every λ but lambda_nll 0.", *([table.note] if table.note else []), "",
-             "| row | paper | ours | rounds | paper's convnet | our twin | gain | minutes a round |", "|---|---|---|---|---|---|---|---|"]
+    lines = [
+        f"# {table.title}",
+        "",
+        "Mean ± standard deviation over rounds, each with labels drawn anew. The twin is the same net under "
+        "the same recipe and seeds with every λ but lambda_nll 0.",
+        *([table.note] if table.note else []),
+        "",
+        "| row | paper | ours | rounds | paper's convnet | our twin | gain | minutes a round |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for row in table.rows:
         records = _records_of(row, setting)
         ours, twins = ([_score(table, r) for r in records if r["twin"] == twin] for twin in (False, True))
         minutes = [r["seconds"] / 60 for r in records if not r["twin"]]
-        lines.append("| " + " | ".join((
-            row.label, _figure([row.paper], row.spread), _figure(ours) or "not run here", str(len(ours) or ""), _figure([row.convnet]),
-            _figure(twins), _gain(table, ours, twins), f"{statistics.mean(minutes):.1f}" if minutes else "")) + " |")
+        lines.append(
+            "| "
+            + " | ".join(
+                (
+                    row.label,
+                    _figure([row.paper], row.spread),
+                    _figure(ours) or "not run here",
+                    str(len(ours) or ""),
+                    _figure([row.convnet]),
+                    _figure(twins),
+                    _gain(table, ours, twins),
+                    f"{statistics.mean(minutes):.1f}" if minutes else "",
+                )
+            )
+            + " |"
+        )
     if setting.quick:
         lines += ["", "A quick check: these are no results."]
     return "\n".join(lines) + "\n"
@@ -159,7 +187,7 @@ def _score(table: Table, record: dict[str, Any]) -> float:
 
 
 def _figure(values: Sequence[float | None], spread: float | None = None) -> str:
-    """"8.71 ± 0.34", or "" for nothing."""
+    """ "8.71 ± 0.34", or "" for nothing."""
     known = [value for value in values if value is not None]
     if not known:
         return ""

@@ -1,4 +1,5 @@
 """What can be reproduced.  No torch here, so that `swwae reproduce --help` answers at once."""
+
 from pathlib import Path
 
 FIGURES = ("fig2", "fig3", "fig4", "fig5")

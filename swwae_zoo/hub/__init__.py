@@ -1,21 +1,6 @@
-"""Weights to the Hugging Face Hub and back: `push`, `pull`; `preprocess_of` says how a loaded model wants its images.
+"""The client of the Hugging Face Hub: what is fetched is checked before it is believed."""
 
-What `timm.create_model(..., pretrained=True)` does with our models stands in `pretrained.py`.
-"""
-from __future__ import annotations
+from swwae_zoo.hub.errors import HubError
+from swwae_zoo.hub.fetch import Pulled, pull
 
-import importlib
-from typing import Any
-
-from .errors import HubError
-
-__all__ = ["HubError", "Pulled", "Pushed", "preprocess_of", "pull", "push"]
-
-# Looked up when asked for: the models import `pretrained`, and `push` needs the models.
-_WHERE = {"push": "upload", "Pushed": "upload", "pull": "download", "Pulled": "download", "preprocess_of": "preprocess"}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _WHERE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)
+__all__ = ["HubError", "Pulled", "pull"]

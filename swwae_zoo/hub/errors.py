@@ -1,4 +1,5 @@
 """What went wrong between us and the Hub, in one line that says what to do, and never shows a token."""
+
 from __future__ import annotations
 
 import errno
@@ -10,7 +11,17 @@ from urllib.parse import unquote
 from huggingface_hub import errors as hf
 from huggingface_hub import get_token
 
-__all__ = ["HubError", "Missing", "Unreachable", "explained", "is_passing", "place_of", "retry_after", "scrubbed", "status_of"]
+__all__ = [
+    "HubError",
+    "Missing",
+    "Unreachable",
+    "explained",
+    "is_passing",
+    "place_of",
+    "retry_after",
+    "scrubbed",
+    "status_of",
+]
 
 LOGIN = "`hf auth login` stores one, or set HF_TOKEN"
 _TOKEN = re.compile(r"hf_[A-Za-z0-9_]{4,}|(?<=Bearer )\S+|(?<=\?)[^\s\"')]+")
@@ -79,7 +90,11 @@ def place_of(error: BaseException) -> tuple[str, str | None]:
 
 def is_passing(error: BaseException) -> bool:
     """Whether trying again can help: the connection broke, or the Hub was busy or ill."""
-    if isinstance(error, HubError) or disk_full(error) or any(isinstance(e, hf.OfflineModeIsEnabled) for e in chain(error)):
+    if (
+        isinstance(error, HubError)
+        or disk_full(error)
+        or any(isinstance(e, hf.OfflineModeIsEnabled) for e in chain(error))
+    ):
         return False
     status = status_of(error)
     if status is not None:
@@ -89,13 +104,19 @@ def is_passing(error: BaseException) -> bool:
 
 def disk_full(error: BaseException) -> bool:
     words = ("no space left", "os error 28", "not enough free disk space")
-    return any(isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)
-               or any(word in str(cause).lower() for word in words) for cause in chain(error))
+    return any(
+        isinstance(cause, OSError)
+        and cause.errno in (errno.ENOSPC, errno.EDQUOT)
+        or any(word in str(cause).lower() for word in words)
+        for cause in chain(error)
+    )
 
 
 def _is_network(error: BaseException) -> bool:
     broken = isinstance(error, (ConnectionError, TimeoutError, json.JSONDecodeError))  # a proxy's error page is no JSON
-    broken = broken or "Consistency check failed" in str(error) or "CAS Client Error" in str(error)  # half a file; hf_xet's
+    broken = (
+        broken or "Consistency check failed" in str(error) or "CAS Client Error" in str(error)
+    )  # half a file; hf_xet's
     return broken or type(error).__module__.partition(".")[0] in _NETWORK and not isinstance(error, hf.HfHubHTTPError)
 
 
@@ -113,13 +134,17 @@ def explained(error: BaseException, repo: str, revision: str | None = None, toke
     has_token = bool(token or get_token())
     status = status_of(error)
     causes = list(chain(error))
-    said = scrubbed(next((e.server_message for e in causes if isinstance(e, hf.HfHubHTTPError) and e.server_message), ""), token)
+    said = scrubbed(
+        next((e.server_message for e in causes if isinstance(e, hf.HfHubHTTPError) and e.server_message), ""), token
+    )
 
     def any_is(*kinds: type[BaseException]) -> bool:
         return any(isinstance(cause, kinds) for cause in causes)
 
     if any_is(hf.OfflineModeIsEnabled):
-        return Unreachable(f"{repo}: HF_HUB_OFFLINE is set, and what is needed is not in the cache: unset it, or pull once while online")
+        return Unreachable(
+            f"{repo}: HF_HUB_OFFLINE is set, and what is needed is not in the cache: unset it, or pull once while online"
+        )
     if disk_full(error):
         return HubError(f"{repo}: disk full: free some space, or set HF_HOME to a folder on another disk")
     if any_is(hf.GatedRepoError):
@@ -127,28 +152,42 @@ def explained(error: BaseException, repo: str, revision: str | None = None, toke
         return Missing(f"{repo} is gated, and this account has no access to it: {how}")
     if any_is(hf.RevisionNotFoundError):
         return Missing(f"{repo} has no revision {revision or 'main'!r}: give a branch, tag or commit that it has")
-    if any_is(hf.EntryNotFoundError) and not any_is(hf.LocalEntryNotFoundError):  # the latter: no network, and not cached
+    if any_is(hf.EntryNotFoundError) and not any_is(
+        hf.LocalEntryNotFoundError
+    ):  # the latter: no network, and not cached
         return Missing(f"{repo} lacks a file at {revision or 'main'!r}: it is not what `swwae push` makes")
     if status == 401 and (has_token and "invalid" in said.lower() or "credentials" in said.lower()):
         return HubError(f"{repo}: the Hub refused the token: it is wrong or was withdrawn; {LOGIN}")
     if any_is(hf.RepositoryNotFoundError):
         if has_token:
-            return Missing(f"{repo} does not exist, or it is private and this token may not see it: check the name and the account")
-        return Missing(f"{repo} does not exist, or it is private and no token was given: check the name, or give a token ({LOGIN})")
+            return Missing(
+                f"{repo} does not exist, or it is private and this token may not see it: check the name and the account"
+            )
+        return Missing(
+            f"{repo} does not exist, or it is private and no token was given: check the name, or give a token ({LOGIN})"
+        )
     if status == 401 and has_token:
-        return HubError(f"{repo}: the Hub refused the token for this: it is wrong, withdrawn or lacks the right; {LOGIN}")
+        return HubError(
+            f"{repo}: the Hub refused the token for this: it is wrong, withdrawn or lacks the right; {LOGIN}"
+        )
     if status == 401 or any_is(hf.LocalTokenNotFoundError):
         return HubError(f"{repo}: the Hub wants a token, and none was given: {LOGIN}")
     if status == 403:
-        return HubError(f"{repo}: the Hub refused, this token may not do that: it needs write access to {repo.partition('/')[0]}"
-                        + (f" ({said:.200})" if said else ""))
+        return HubError(
+            f"{repo}: the Hub refused, this token may not do that: it needs write access to {repo.partition('/')[0]}"
+            + (f" ({said:.200})" if said else "")
+        )
     if status == 429:
         return Unreachable(f"{repo}: too many requests, the Hub asks to wait: try again in some minutes")
     if status is not None and status >= 500:
-        return Unreachable(f"{repo}: the Hub has trouble of its own (HTTP {status}), after several tries: try again later")
+        return Unreachable(
+            f"{repo}: the Hub has trouble of its own (HTTP {status}), after several tries: try again later"
+        )
     if status is not None:
         return HubError(f"{repo}: the Hub refused with HTTP {status}" + (f": {said:.200}" if said else ""))
     if any(_is_network(cause) for cause in causes) or any_is(hf.LocalEntryNotFoundError):
-        return Unreachable(f"{repo}: the connection to the Hub broke, after several tries: check the network and run it again")
+        return Unreachable(
+            f"{repo}: the connection to the Hub broke, after several tries: check the network and run it again"
+        )
     first = causes[-1]
     return HubError(f"{repo}: {type(first).__name__}: {scrubbed(str(first), token):.300}")

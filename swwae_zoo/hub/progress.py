@@ -1,4 +1,5 @@
 """Progress bars on a terminal; elsewhere nothing but the result, or one line of an error."""
+
 from __future__ import annotations
 
 import inspect
@@ -18,6 +19,7 @@ def bar_of(name: str) -> dict[str, Any]:
 
     The client's own bears the end of the address, with its signature, where the server tells no name.
     """
+
     class Bar(tqdm):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **{**kwargs, "desc": name})

@@ -1,4 +1,5 @@
 """One look at a repository of the Hub, and the patience that every request needs."""
+
 from __future__ import annotations
 
 import os
@@ -11,8 +12,8 @@ from typing import NamedTuple, TypeVar
 from huggingface_hub import HfApi, constants
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
-from .. import __version__
-from .errors import HubError, explained, is_passing, retry_after
+from swwae_zoo.hub.errors import HubError, explained, is_passing, retry_after
+from swwae_zoo.version import __version__
 
 __all__ = ["CONFIG", "WEIGHTS", "Remote", "RemoteFile", "api_for", "attempts", "look_at", "split_revision", "store_ref"]
 
@@ -71,7 +72,9 @@ def split_revision(name: str) -> tuple[str, str | None]:
             raise HFValidationError("no owner")
         validate_repo_id(repo)
     except HFValidationError:
-        raise HubError(f"got {name!r}, expected ORG/NAME or ORG/NAME@REVISION, as the repository's page has it") from None
+        raise HubError(
+            f"got {name!r}, expected ORG/NAME or ORG/NAME@REVISION, as the repository's page has it"
+        ) from None
     if at and not is_revision(revision):
         raise HubError(f"got the revision {revision!r}, expected a branch, tag or commit")
     return repo, revision or None
@@ -88,7 +91,9 @@ def look_at(repo: str, revision: str | None = None, token: str | None = None) ->
         HubError: it can't be seen.
     """
     try:
-        info = attempts(lambda: api_for(token).model_info(repo, revision=revision, files_metadata=True, timeout=TIMEOUT))
+        info = attempts(
+            lambda: api_for(token).model_info(repo, revision=revision, files_metadata=True, timeout=TIMEOUT)
+        )
     except Exception as error:
         raise explained(error, repo, revision, token) from error
     files = {

@@ -16,8 +16,7 @@ from torch.autograd import Function
 from torch.library import custom_op
 
 from swwae_zoo.kernels import cuda, native, reference
-from swwae_zoo.windows import Window, channels_last, memory_format
-
+from swwae_zoo.kernels.windows import Window, channels_last, memory_format
 
 
 def switch_pool(x: Tensor, window: Window, ceil_mode: bool) -> tuple[Tensor, Tensor]:

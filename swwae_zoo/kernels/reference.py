@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from swwae_zoo.windows import Window, accumulator, channels_last, memory_format
+from swwae_zoo.kernels.windows import Window, accumulator, channels_last, memory_format
 
 
 def pool(x: Tensor, window: Window, ceil_mode: bool) -> tuple[Tensor, Tensor]:

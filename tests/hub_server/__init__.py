@@ -6,8 +6,9 @@
 
 Nothing is simulated in the client: it runs in processes of its own, with HF_ENDPOINT set to `hub.url`.
 """
-from .faults import Call, Close, Corrupt, CutUpload, LoseResponse, Status, Truncate
-from .repos import Repo
-from .server import HubServer
+
+from hub_server.faults import Call, Close, Corrupt, CutUpload, LoseResponse, Status, Truncate
+from hub_server.repos import Repo
+from hub_server.server import HubServer
 
 __all__ = ["Call", "Close", "Corrupt", "CutUpload", "HubServer", "LoseResponse", "Repo", "Status", "Truncate"]

@@ -3,13 +3,14 @@ and then a shard, which says of which chunks each file is made.  Formats: https:
 
 The store does not unpack the chunks: what it gives back are ranges of the bytes that were sent.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from .connection import Connection
-from .repos import Refused
+from hub_server.connection import Connection
+from hub_server.repos import Refused
 
 READ, WRITE = "xet-read", "xet-write"  # tokens that the Hub gives out for it
 ENTRY = 48  # bytes, of a shard's header and of each entry behind it
@@ -66,9 +67,13 @@ class CasStore:
                 chunks = {"start": term.start, "end": term.end}
                 offsets = offsets_of(self.xorbs[term.xorb])
                 terms.append({"hash": term.xorb, "unpacked_length": term.size, "range": chunks})
-                places.setdefault(term.xorb, []).append({
-                    "range": chunks, "url": f"{address}/xorbs/{term.xorb}?signature=s3cr3t",
-                    "url_range": {"start": offsets[term.start], "end": offsets[term.end] - 1}})
+                places.setdefault(term.xorb, []).append(
+                    {
+                        "range": chunks,
+                        "url": f"{address}/xorbs/{term.xorb}?signature=s3cr3t",
+                        "url_range": {"start": offsets[term.start], "end": offsets[term.end] - 1},
+                    }
+                )
             at += term.size
         if skipped is None:
             raise Refused(416, "the file ends before that")

@@ -4,6 +4,7 @@ huggingface_hub reads its environment when it is imported: so there is a process
 tests.  torch takes seconds to import and reads nothing: so those processes are forked from one that has done that, and
 nothing else.  `time.sleep` in them is short, so that giving up takes no minutes.
 """
+
 from __future__ import annotations
 
 import atexit
@@ -46,7 +47,11 @@ class Nursery:
         self._folder = tempfile.TemporaryDirectory(prefix="hub-clients-")
         self.address = f"{self._folder.name}/socket"
         self._process = subprocess.Popen(
-            [sys.executable, __file__, self.address], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"})
+            [sys.executable, __file__, self.address],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
         assert self._process.stdout is not None and self._process.stdout.readline() == b"ready\n"
         atexit.register(self.close)
 
@@ -76,7 +81,10 @@ class Client:
         self._socket.connect(_nursery[0].address)
         self._answers = self._socket.makefile("r")
         clean = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "SWWAE_", "HUGGING"))}
-        self.send(env={**clean, "HF_HOME": str(home), "HF_HUB_DISABLE_TELEMETRY": "1", "OMP_NUM_THREADS": "1", **env}, stderr=str(self.stderr))
+        self.send(
+            env={**clean, "HF_HOME": str(home), "HF_HUB_DISABLE_TELEMETRY": "1", "OMP_NUM_THREADS": "1", **env},
+            stderr=str(self.stderr),
+        )
 
     def tell(self, **command: Any) -> Any:
         """Sends a command and waits for the answer."""
@@ -127,9 +135,13 @@ def describe(model: Any) -> dict[str, Any]:
     with torch.inference_mode():
         out = model.eval()(x)
     outputs = out if isinstance(out, list) else [out]
-    return {"weights": digest(model), "shapes": [list(output.shape) for output in outputs], "type": type(model).__name__,
-            "logits": hashlib.sha256(b"".join(output.numpy().tobytes() for output in outputs)).hexdigest(),
-            "cfg": {key: model.pretrained_cfg.get(key) for key in ("num_classes", "notes", "file")}}
+    return {
+        "weights": digest(model),
+        "shapes": [list(output.shape) for output in outputs],
+        "type": type(model).__name__,
+        "logits": hashlib.sha256(b"".join(output.numpy().tobytes() for output in outputs)).hexdigest(),
+        "cfg": {key: model.pretrained_cfg.get(key) for key in ("num_classes", "notes", "file")},
+    }
 
 
 def obey(command: dict[str, Any]) -> Any:

@@ -1,4 +1,5 @@
 """A client's connection: requests in, answers out, and what goes wrong with them on the way."""
+
 from __future__ import annotations
 
 import contextlib
@@ -10,8 +11,8 @@ from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from .faults import Call, Close, Corrupt, CutUpload, Fault, LoseResponse, Status, Truncate
-from .repos import Refused
+from hub_server.faults import Call, Close, Corrupt, CutUpload, Fault, LoseResponse, Status, Truncate
+from hub_server.repos import Refused
 
 
 class Connection(BaseHTTPRequestHandler):
@@ -64,7 +65,11 @@ class Connection(BaseHTTPRequestHandler):
             raise Refused(404, f"no route {request}")
         except Refused as refused:
             headers = {"X-Error-Code": refused.code} if refused.code else {}
-            self._answer(refused.status, {"error": refused.message, **refused.body}, {**headers, "X-Error-Message": refused.message})
+            self._answer(
+                refused.status,
+                {"error": refused.message, **refused.body},
+                {**headers, "X-Error-Message": refused.message},
+            )
 
     do_POST = do_PUT = do_HEAD = do_GET
 

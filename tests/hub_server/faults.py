@@ -1,4 +1,5 @@
 """What can go wrong between a client and the Hub, and when."""
+
 from __future__ import annotations
 
 import threading

@@ -1,4 +1,5 @@
 """What the Hub's tests share: a server and a client on each upload path, and small runs to push."""
+
 from __future__ import annotations
 
 import itertools
@@ -13,11 +14,10 @@ import timm
 import torch
 
 import swwae_zoo  # noqa: F401  registers the models
+from hub_server import HubServer
+from hub_server.client import Client
 from swwae_zoo.config import RunConfig
-from swwae_zoo.run_directory import RunDirectory
-
-from . import HubServer
-from .client import Client
+from swwae_zoo.training.run_directory import RunDirectory
 
 TOKEN = "hf_goodtoken"
 TINY = {"notation": "(4)3c-2p-(4)3c-2p-10fc"}
@@ -32,12 +32,19 @@ class OnePath:
 
     def __init__(self, folder: Path, use_xet: bool) -> None:
         self.folder, self.use_xet = folder, use_xet
-        self.upload, self.download = ("POST /cas/v1/xorbs/", "GET /xorbs/") if use_xet else ("PUT /storage/", "GET /storage/")
+        self.upload, self.download = (
+            ("POST /cas/v1/xorbs/", "GET /xorbs/") if use_xet else ("PUT /storage/", "GET /storage/")
+        )
         self.hub = HubServer(use_xet)
         self.hub.users.update({TOKEN: "ann", "hf_strangers": "bob"})
-        self.env = {"HF_ENDPOINT": self.hub.url, "SWWAE_HUB_ORG": "zoo", "HF_XET_CLIENT_RETRY_MAX_ATTEMPTS": "1",
-                    "HF_XET_CLIENT_RETRY_BASE_DELAY": "10ms", "HF_XET_CLIENT_LEGACY_DIRECT_XORB_UPLOAD": "true",
-                    **({} if use_xet else {"HF_HUB_DISABLE_XET": "1"})}
+        self.env = {
+            "HF_ENDPOINT": self.hub.url,
+            "SWWAE_HUB_ORG": "zoo",
+            "HF_XET_CLIENT_RETRY_MAX_ATTEMPTS": "1",
+            "HF_XET_CLIENT_RETRY_BASE_DELAY": "10ms",
+            "HF_XET_CLIENT_LEGACY_DIRECT_XORB_UPLOAD": "true",
+            **({} if use_xet else {"HF_HUB_DISABLE_XET": "1"}),
+        }
         self.client = Client(folder / "home", **self.env)
 
     def push(self, run: Path, name: str) -> None:
@@ -65,8 +72,13 @@ def path(one_path: OnePath) -> Iterator[OnePath]:
     one_path.hub.faults.clear()
 
 
-def make_run(folder: Path, model: str = "swwae_mnist", result: dict[str, Any] | None = None, args: dict[str, Any] | None = None,
-             **config: Any) -> torch.nn.Module:
+def make_run(
+    folder: Path,
+    model: str = "swwae_mnist",
+    result: dict[str, Any] | None = None,
+    args: dict[str, Any] | None = None,
+    **config: Any,
+) -> torch.nn.Module:
     """A finished run with fresh random weights, no two alike: the model itself is returned."""
     args = TINY if args is None else args
     made = RunConfig(model=model, **{"steps": 1, "data": "digits", "num_labels": 50, "model_args": args, **config})
@@ -76,7 +88,18 @@ def make_run(folder: Path, model: str = "swwae_mnist", result: dict[str, Any] | 
     directory.begin(made)
     directory.save_model("last", net)
     shutil.copytree(folder / "last", folder / "best", copy_function=os.link)
-    directory.write_json("result.json", {
-        "model": model, "steps": 1, "seconds": 2.0, "val_error": None, "best_val_error": None, "best_step": 1,
-        "test_error": 12.5, "test_rec": 0.0123, **(result or {})})
+    directory.write_json(
+        "result.json",
+        {
+            "model": model,
+            "steps": 1,
+            "seconds": 2.0,
+            "val_error": None,
+            "best_val_error": None,
+            "best_step": 1,
+            "test_error": 12.5,
+            "test_rec": 0.0123,
+            **(result or {}),
+        },
+    )
     return net

@@ -1,4 +1,5 @@
 """Repositories: commits, branches, tags, and the large files beside them."""
+
 from __future__ import annotations
 
 import base64
@@ -32,8 +33,13 @@ class File:
     @property
     def blob_id(self) -> str:
         """git's own name of the blob; for a large file that of its pointer."""
-        stored = self.content if self.content is not None else (
-            f"version https://git-lfs.github.com/spec/v1\noid sha256:{self.sha256}\nsize {self.large_size}\n".encode())
+        stored = (
+            self.content
+            if self.content is not None
+            else (
+                f"version https://git-lfs.github.com/spec/v1\noid sha256:{self.sha256}\nsize {self.large_size}\n".encode()
+            )
+        )
         return hashlib.sha1(b"blob %d\0" % len(stored) + stored).hexdigest()
 
     @property
@@ -64,10 +70,14 @@ class Repo:
     unverified: dict[str, bytes] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.branches["main"] = self.add(None, "initial commit", {".gitattributes": File(b"*.safetensors filter=lfs\n")})
+        self.branches["main"] = self.add(
+            None, "initial commit", {".gitattributes": File(b"*.safetensors filter=lfs\n")}
+        )
 
     def add(self, parent: str | None, title: str, files: dict[str, File]) -> str:
-        text = json.dumps([self.id, parent, title, len(self.commits), {name: file.etag for name, file in files.items()}])
+        text = json.dumps(
+            [self.id, parent, title, len(self.commits), {name: file.etag for name, file in files.items()}]
+        )
         commit = hashlib.sha1(text.encode()).hexdigest()
         self.commits[commit] = Commit(commit, parent, title, files)
         return commit
@@ -97,11 +107,27 @@ class Repo:
 
     def info(self, revision: str) -> dict[str, Any]:
         commit = self.commits[self.resolve(revision)]
-        return {"_id": self.id, "id": self.id, "modelId": self.id, "private": self.private, "gated": self.gated and "auto",
-                "sha": commit.id, "disabled": False, "tags": [], "downloads": 0, "likes": 0, "siblings": [
-                    {"rfilename": name, "size": file.size, "blobId": file.blob_id,
-                     **({"lfs": {"sha256": file.sha256, "size": file.size, "pointerSize": 134}} if file.sha256 else {})}
-                    for name, file in commit.files.items()]}
+        return {
+            "_id": self.id,
+            "id": self.id,
+            "modelId": self.id,
+            "private": self.private,
+            "gated": self.gated and "auto",
+            "sha": commit.id,
+            "disabled": False,
+            "tags": [],
+            "downloads": 0,
+            "likes": 0,
+            "siblings": [
+                {
+                    "rfilename": name,
+                    "size": file.size,
+                    "blobId": file.blob_id,
+                    **({"lfs": {"sha256": file.sha256, "size": file.size, "pointerSize": 134}} if file.sha256 else {}),
+                }
+                for name, file in commit.files.items()
+            ],
+        }
 
     def commit(self, revision: str, lines: list[dict[str, Any]], create_pr: bool) -> tuple[str, str | None]:
         """Applies the lines of a commit request; gives the new commit and, for a pull request, its reference."""

@@ -1,4 +1,5 @@
 """The Hub itself: its routes, and who may see what."""
+
 from __future__ import annotations
 
 import hashlib
@@ -13,9 +14,9 @@ from urllib.parse import unquote, urlsplit
 
 import yaml
 
-from .cas import READ, WRITE, CasRoutes, CasStore
-from .faults import Fault, Faults
-from .repos import File, Refused, Repo
+from hub_server.cas import READ, WRITE, CasRoutes, CasStore
+from hub_server.faults import Fault, Faults
+from hub_server.repos import File, Refused, Repo
 
 REPO = r"(?P<repo>[^/]+/[^/]+)"
 REV = r"(?P<rev>[^/]+)"
@@ -162,16 +163,42 @@ class Handler(CasRoutes):
 
     def _on_preupload(self, repo: Repo, rev: str) -> Callable[[], None]:
         files = repo.commits[repo.resolve(rev)].files
-        return self._later(200, {"files": [
-            {"path": asked["path"], "shouldIgnore": False, "oid": files[asked["path"]].etag if asked["path"] in files else None,
-             "uploadMode": "lfs" if asked["path"].endswith(".safetensors") or asked["size"] > LARGE_FROM else "regular"}
-            for asked in self._json()["files"]]})
+        return self._later(
+            200,
+            {
+                "files": [
+                    {
+                        "path": asked["path"],
+                        "shouldIgnore": False,
+                        "oid": files[asked["path"]].etag if asked["path"] in files else None,
+                        "uploadMode": "lfs"
+                        if asked["path"].endswith(".safetensors") or asked["size"] > LARGE_FROM
+                        else "regular",
+                    }
+                    for asked in self._json()["files"]
+                ]
+            },
+        )
 
     def _on_lfs_batch(self, repo: Repo) -> Callable[[], None]:
         hub = self.server_state
-        objects = [{"oid": asked["oid"], "size": asked["size"], **({} if asked["oid"] in repo.large else {"actions": {
-            "upload": {"href": f"{hub.storage}/storage/{repo.id}/{asked['oid']}?signature=s3cr3t"},
-            "verify": {"href": f"{hub.url}/lfs-verify/{repo.id}"}}})} for asked in self._json()["objects"]]
+        objects = [
+            {
+                "oid": asked["oid"],
+                "size": asked["size"],
+                **(
+                    {}
+                    if asked["oid"] in repo.large
+                    else {
+                        "actions": {
+                            "upload": {"href": f"{hub.storage}/storage/{repo.id}/{asked['oid']}?signature=s3cr3t"},
+                            "verify": {"href": f"{hub.url}/lfs-verify/{repo.id}"},
+                        }
+                    }
+                ),
+            }
+            for asked in self._json()["objects"]
+        ]
         return self._later(200, {"transfer": "basic", "objects": objects})
 
     def _on_store(self, repo: Repo, oid: str) -> Callable[[], None]:
@@ -205,24 +232,45 @@ class Handler(CasRoutes):
                     repo.large.setdefault(value["oid"], b"\0" * value["size"])  # its bytes lie in the store
         commit, pull = repo.commit(rev, lines, "create_pr" in urlsplit(self.path).query)
         url = f"{self.server_state.url}/{repo.id}"
-        return self._later(200, {"success": True, "commitOid": commit, "commitUrl": f"{url}/commit/{commit}", "hookOutput": "",
-                                 "pullRequestUrl": f"{url}/discussions/{pull.rpartition('/')[2]}" if pull else None})
+        return self._later(
+            200,
+            {
+                "success": True,
+                "commitOid": commit,
+                "commitUrl": f"{url}/commit/{commit}",
+                "hookOutput": "",
+                "pullRequestUrl": f"{url}/discussions/{pull.rpartition('/')[2]}" if pull else None,
+            },
+        )
 
     def _on_info(self, repo: Repo, rev: str = "main") -> Callable[[], None]:
         return self._later(200, repo.info(rev))
 
     def _on_tree(self, repo: Repo, rev: str) -> Callable[[], None]:
         files = repo.commits[repo.resolve(rev)].files
-        return self._later(200, [
-            {"type": "file", "path": name, "size": file.size, "oid": file.blob_id,
-             **({"lfs": {"oid": file.sha256, "size": file.size, "pointerSize": 134}} if file.sha256 else {})}
-            for name, file in files.items()])
+        return self._later(
+            200,
+            [
+                {
+                    "type": "file",
+                    "path": name,
+                    "size": file.size,
+                    "oid": file.blob_id,
+                    **({"lfs": {"oid": file.sha256, "size": file.size, "pointerSize": 134}} if file.sha256 else {}),
+                }
+                for name, file in files.items()
+            ],
+        )
 
     def _on_refs(self, repo: Repo) -> Callable[[], None]:
         def listed(kind: str, known: dict[str, str]) -> list[dict[str, str]]:
-            return [{"name": name, "ref": f"refs/{kind}/{name}", "targetCommit": commit} for name, commit in known.items()]
+            return [
+                {"name": name, "ref": f"refs/{kind}/{name}", "targetCommit": commit} for name, commit in known.items()
+            ]
 
-        return self._later(200, {"branches": listed("heads", repo.branches), "tags": listed("tags", repo.tags), "converts": []})
+        return self._later(
+            200, {"branches": listed("heads", repo.branches), "tags": listed("tags", repo.tags), "converts": []}
+        )
 
     def _on_branch(self, repo: Repo, rev: str) -> Callable[[], None]:
         name = unquote(rev)
@@ -255,7 +303,9 @@ class Handler(CasRoutes):
             xet_hash = self.server_state.cas.hash_of.get(file.sha256) if self.server_state.use_xet else None
             if xet_hash:
                 headers["X-Xet-Hash"] = xet_hash
-                headers["X-Xet-Refresh-Route"] = f"{self.server_state.url}/api/models/{repo.id}/xet-read-token/{commit.id}"
+                headers["X-Xet-Refresh-Route"] = (
+                    f"{self.server_state.url}/api/models/{repo.id}/xet-read-token/{commit.id}"
+                )
         return file, headers
 
     def _on_head(self, repo: Repo, rev: str, path: str) -> Callable[[], None]:

@@ -1,0 +1,22 @@
+"""How a loaded model wants its images."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from swwae_zoo.data import Preprocess
+from swwae_zoo.hub.config import ModelConfig
+
+__all__ = ["preprocess_of"]
+
+
+def preprocess_of(model: nn.Module) -> Preprocess:
+    """uint8 images -> the input a model was trained on, contrast normalisation included, which timm's transforms lack.
+
+    Args:
+        model: one of ours, made by `timm.create_model`.
+    """
+    cfg = model.pretrained_cfg
+    size = model.img_size if hasattr(model, "img_size") else tuple(cfg["input_size"][1:])
+    contrast = ModelConfig(cfg.get("architecture", ""), {}, cfg).contrast
+    return Preprocess(size, mean=cfg["mean"], std=cfg["std"], contrast=contrast)

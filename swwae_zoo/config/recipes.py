@@ -1,0 +1,89 @@
+"""Recipes: TOML files that set keys of a `RunConfig`, packaged by name or read by path. No torch here."""
+
+from __future__ import annotations
+
+import importlib.resources
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+from swwae_zoo.config.fields import toml_comment, toml_line
+from swwae_zoo.config.schema import GROUPS, RunConfig, _check_known, _nearest
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+__all__ = ["default_recipe", "read_recipe", "recipe_names", "recipe_title", "to_toml"]
+
+
+_ALIASES = {"swwae_stl10_vgg": "swwae_stl10"}  # model -> the model whose recipe is its own too
+
+
+def read_recipe(name_or_path: str | Path) -> RunConfig:
+    """Reads a packaged recipe by its name, or a file by its path (anything with a '/', or that ends in .toml).
+
+    Raises:
+        ValueError: one line: no such recipe (with the nearest) or file, a file that is not TOML (with the position),
+            an unknown key (with the nearest), or a value that `validate` refuses.
+    """
+    text = _recipe_text(name_or_path)
+    try:
+        table = tomllib.loads(text)
+        _check_known(table)
+        return RunConfig(**table)
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"recipe {name_or_path}: not valid TOML: {error}") from None
+    except ValueError as error:
+        raise ValueError(f"recipe {name_or_path}: {error}") from None
+
+
+def recipe_names() -> list[str]:
+    """Names of the packaged recipes, sorted."""
+    files = importlib.resources.files("swwae_zoo.recipes").iterdir()
+    return sorted(file.name.removesuffix(".toml") for file in files if file.name.endswith(".toml"))
+
+
+def recipe_title(name_or_path: str | Path) -> str:
+    """The first comment line of a recipe, without its '#'; "" where it has none."""
+    lines = _recipe_text(name_or_path).splitlines()
+    return next((line.lstrip("#").strip() for line in lines if line.startswith("#")), "")
+
+
+def default_recipe(model: str) -> str | None:
+    """The packaged recipe that bears the model's name (without timm's pretrained tag), or None."""
+    name = model.partition(".")[0]
+    name = _ALIASES.get(name, name)
+    return name if name in recipe_names() else None
+
+
+def to_toml(config: RunConfig) -> str:
+    """Writes a complete recipe, every key in it; `read_recipe` of it gives an equal configuration."""
+    lines = [toml_comment(f"{config.model} on {config.data}, {config.num_labels or 'all'} labels")]
+    for group in GROUPS:
+        names = [key.name for key in fields(config) if key.metadata["group"] == group and key.name != "model_args"]
+        lines += ["", f"# {group}", *(toml_line(name, getattr(config, name)) for name in names)]
+    # The table stands last: every line below its head belongs to it.
+    lines += ["", "[model_args]", *(toml_line(name, value) for name, value in config.model_args.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _recipe_text(name_or_path: str | Path) -> str:
+    name, names = str(name_or_path), recipe_names()
+    if isinstance(name_or_path, str) and name in names:
+        file = importlib.resources.files("swwae_zoo.recipes") / f"{name}.toml"
+    elif isinstance(name_or_path, Path) or "/" in name or "\\" in name or name.endswith(".toml"):
+        file = Path(name).expanduser()
+    else:
+        raise ValueError(
+            f"recipe {name}: no such recipe{_nearest(name, names) or ';'} `swwae recipes` lists them; or give a path to a .toml file"
+        )
+    try:
+        return file.read_text(encoding="utf-8-sig")  # Windows editors put a byte order mark in front
+    except FileNotFoundError:
+        raise ValueError(f"recipe {name}: no such file{_nearest(Path(name).stem, names)}") from None
+    except OSError as error:
+        raise ValueError(f"recipe {name}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"recipe {name}: not UTF-8 text, at byte {error.start}") from None

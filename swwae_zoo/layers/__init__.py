@@ -1,0 +1,1 @@
+"""What-where pools, convolutions, the classifier, and how they save memory."""

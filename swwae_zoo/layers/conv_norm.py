@@ -1,0 +1,42 @@
+"""A "same" convolution with optional batch norm: the unit that encoder and decoder stages are built from."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from swwae_zoo.layers.narrow_conv import NarrowConv2d
+from swwae_zoo.layers.winograd_conv import Conv3x3
+
+__all__ = ["ConvFact", "ConvNorm"]
+
+
+class ConvFact(NamedTuple):
+    """One "same" convolution: channels in, channels out, odd kernel size."""
+
+    in_chs: int
+    out_chs: int
+    kernel_size: int
+
+
+class ConvNorm(nn.Module):
+    """ "Same" convolution, then batch norm if asked for: (B, in_chs, H, W) -> (B, out_chs, H, W).
+
+    No activation: the caller places the ReLU, which in front of a max pool belongs behind it.
+    """
+
+    def __init__(self, fact: ConvFact, batch_norm: bool, is_output: bool = False, device=None, dtype=None):
+        super().__init__()
+        dd = {"device": device, "dtype": dtype}
+        in_chs, out_chs, kernel_size = fact
+        if is_output:
+            self.conv = NarrowConv2d(in_chs, out_chs, kernel_size, **dd)
+        elif kernel_size == 3:  # a bias in front of batch norm would be subtracted again
+            self.conv = Conv3x3(in_chs, out_chs, bias=not batch_norm, **dd)
+        else:
+            self.conv = nn.Conv2d(in_chs, out_chs, kernel_size, padding=kernel_size // 2, bias=not batch_norm, **dd)
+        self.norm = nn.BatchNorm2d(out_chs, **dd) if batch_norm else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(x))

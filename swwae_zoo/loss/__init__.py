@@ -1,0 +1,1 @@
+"""The losses: one table of terms, and eq. (1)."""

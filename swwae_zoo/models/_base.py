@@ -1,0 +1,140 @@
+"""What every Stacked What-Where Auto-Encoder (SWWAE) can do, whatever its encoder is made of.
+
+    image -> encoder -> features -> head -> logits
+                | switches  |
+    image~ <- decoder <-----'
+
+`forward` is the plain convnet and gives logits, so a SWWAE stands wherever a timm model does;
+`forward_swwae` adds the reconstruction and the middles that eq. (1) needs.  No call leaves anything
+behind on a module.  `convnet.py` builds the encoder from the paper's notation, `wrapped.py` takes anyone's.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["SWWAE", "SWWAEOutput", "pair_of"]
+
+
+class Encoding(NamedTuple):
+    """What the encoder hands over, each field shallow to deep.
+
+    whats: pooled values of stage m, (B, C_m, h_m, w_m); of a stage without a pool its plain output.
+    switches: where of stage m: uint8 (B, C_m, h_m, w_m), soft (B, C_m, 2, h_m, w_m), None without a pool.
+    sizes: (H, W) of the map that stage m pooled, so that unpooling returns the exact size.
+    features: the top what, (B, C, h, w): what the head and the decoder start from.
+    """
+
+    whats: tuple[Tensor, ...]
+    switches: tuple[Tensor | None, ...]
+    sizes: tuple[tuple[int, int], ...]
+    features: Tensor
+
+
+class Decoding(NamedTuple):
+    """What the decoder returns.
+
+    reconstruction: x~, (B, in_chans, H, W), linear (not clipped to the pixels' range).
+    middles: pairs (encoder's what of stage m, decoder's activation just before stage m unpools),
+        both (B, C_m, h_m, w_m), shallow to deep; one for each stage but the topmost.
+    """
+
+    reconstruction: Tensor
+    middles: tuple[tuple[Tensor, Tensor], ...]
+
+
+class SWWAEOutput(NamedTuple):
+    """Everything one pass gives.
+
+    logits: (B, num_classes).
+    reconstruction: x~, (B, in_chans, H, W).
+    middles: pairs (encoder's what, decoder's activation), shallow to deep.
+    """
+
+    logits: Tensor
+    reconstruction: Tensor
+    middles: tuple[tuple[Tensor, Tensor], ...]
+
+
+class SWWAE(nn.Module):
+    """A classifier with a mirrored decoder; `forward_encoder`, `forward_features` and `forward_head` are its kind's own.
+
+    in_chans: channels of the images and of the reconstruction.
+    num_classes: width of the logits, 0 without a classifier.
+    decoder: takes an encoding, gives a `Decoding`; None once it was pruned away.
+    grad_checkpointing: keep few activations for backward, compute the others again there.
+    """
+
+    __jit_unused_properties__ = ["img_size", "num_middles", "text"]
+
+    if TYPE_CHECKING:  # TorchScript reads annotations that stand here, and does not know these
+        in_chans: int
+        num_classes: int
+        decoder: nn.Module | None
+        grad_checkpointing: bool
+        pretrained_cfg: dict[str, Any]
+
+    def train(self, mode: bool = True) -> SWWAE:
+        """As every module's; what `finetune.freeze` has stilled stays in evaluation mode."""
+        super().train(mode)
+        for module in getattr(self, "_stilled", ()):
+            module.eval()
+        return self
+
+    @property
+    def img_size(self) -> tuple[int, int]:
+        """(H, W) of the images that the model was built for."""
+        raise NotImplementedError
+
+    @property
+    def num_middles(self) -> int:
+        """How many middles the decoder gives: what the number of lambda_middle has to be."""
+        raise NotImplementedError
+
+    @property
+    def text(self) -> str:
+        """The net in a line: its notation, or the backbone it wraps."""
+        raise NotImplementedError
+
+    @torch.jit.unused
+    def forward_encoder(self, x: Tensor) -> Any:
+        """Images (B, in_chans, H, W) -> encoding: whats, switches, sizes and features, see `Encoding`."""
+        raise NotImplementedError
+
+    @torch.jit.unused
+    def forward_decoder(self, encoding: Any) -> Any:
+        """Encoding -> `Decoding`: reconstruction (B, in_chans, H, W) and middles.
+
+        Raises:
+            ValueError: the decoder was pruned away.
+        """
+        if self.decoder is None:
+            raise ValueError(
+                "this model was pruned to its first stages and has no decoder: build it anew to reconstruct"
+            )
+        return self.decoder(encoding, checkpointing=self.grad_checkpointing)
+
+    @torch.jit.unused
+    def forward_swwae(self, x: Tensor) -> SWWAEOutput:
+        """Images (B, in_chans, H, W) -> logits, reconstruction and middles; the encoder runs once."""
+        encoding = self.forward_encoder(x)
+        return SWWAEOutput(self.forward_head(encoding.features), *self.forward_decoder(encoding))
+
+    def forget_where(self, encoding: Any) -> Any:
+        """The encoding with every where at the middle of its window, so that only the whats can tell where things are."""
+        raise NotImplementedError
+
+
+def pair_of(img_size: int | tuple[int, int]) -> tuple[int, int]:
+    """(height, width) of one number or two.
+
+    Raises:
+        ValueError: another number of them.
+    """
+    pair = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
+    if len(pair) != 2:
+        raise ValueError(f"img_size is {img_size}: expected one number, or (height, width)")
+    return pair

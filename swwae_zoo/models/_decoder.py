@@ -1,0 +1,155 @@
+"""The mirrored decoder ("Deconvnet"): from the top what and the switches back to the image.
+
+It is built from a list of `Stage` facts alone, so that it mirrors a net of the paper's and any other
+ladder of stages alike.  Each stage unpools with the where of its twin in the encoder, then runs the
+twin's convolutions backwards:
+
+    encoder stage m   (B, c_in, H, W)  -> convs -> pool ->  what (B, c_out, h, w), where
+    decoder stage m   (B, c_out, h, w) -> unpool(where) -> convs ->  (B, c_in, H, W)
+
+Stages are indexed as in the encoder: `decoder.stages[m]` mirrors stage m and runs in the order
+M-1, ..., 0.  ReLU follows every convolution but the last, whose output is the reconstruction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+
+import torch
+import torch.nn.functional as F
+from timm.models import checkpoint
+from torch import Tensor, nn
+
+from swwae_zoo.layers.conv_norm import ConvFact, ConvNorm
+from swwae_zoo.layers.micro_batch import in_parts, is_per_image
+from swwae_zoo.layers.pooling import soft_unpool2d, switch_unpool2d, upsample_unpool2d
+from swwae_zoo.layers.recompute import norm_relu, rebuilt
+from swwae_zoo.models._base import Decoding, Encoding
+from swwae_zoo.models._stages import Stage
+
+__all__ = ["MirroredDecoder"]
+
+UNPOOLS = ("switch", "upsample")
+POOLS = ("hard", "soft")
+
+
+class DecoderStage(nn.Module):
+    """Mirror of one encoder stage: unpool with its where, then its convolutions backwards.
+
+    Args:
+        stage: facts of the encoder's stage.
+        pool: "hard" or "soft", how the encoder pooled.
+        unpool: "switch" puts each what at its where; "upsample" copies it to every position of its
+            window, the paper's ablation.
+        batch_norm: batch norm after every convolution.
+        is_output: this stage ends in the reconstruction: its last convolution has neither norm nor ReLU.
+    """
+
+    def __init__(
+        self, stage: Stage, pool: str, unpool: str, batch_norm: bool, is_output: bool, device=None, dtype=None
+    ):
+        super().__init__()
+        self.pool_size = stage.pool_size
+        self.pool = pool
+        self.unpool = unpool
+        self.is_output = is_output
+        last = len(stage.convs) - 1
+        self.convs = nn.ModuleList(
+            ConvNorm(
+                ConvFact(fact.out_chs, fact.in_chs, fact.kernel_size),
+                batch_norm and not (is_output and i == last),
+                is_output and i == last,
+                device=device,
+                dtype=dtype,
+            )
+            for i, fact in enumerate(reversed(stage.convs))
+        )
+
+    def unpool_what(self, what: Tensor, where: Tensor | None, size: tuple[int, int]) -> Tensor:
+        """(B, C, h, w) -> (B, C, *size)."""
+        if self.pool_size is None:
+            return what
+        if self.unpool == "upsample":
+            return upsample_unpool2d(what, self.pool_size, output_size=size)
+        if self.pool == "soft":
+            return soft_unpool2d(what, where, self.pool_size, output_size=size)
+        return switch_unpool2d(what, where, self.pool_size, output_size=size)
+
+    @torch.jit.unused
+    def forward(self, what: Tensor, where: Tensor | None, size: tuple[int, int]) -> Tensor:
+        if is_per_image(conv.norm for conv in self.convs):
+            chs = max(conv.conv.in_channels for conv in self.convs)
+            whole = in_parts(
+                lambda *part: (self._rest(*self._first(*part, size)),),
+                chs * size[0] * size[1] * what.element_size(),
+                what,
+                where,
+            )
+            return whole[0]
+        image_bytes = what.shape[1] * size[0] * size[1] * what.element_size()
+        return self._rest(*in_parts(lambda *part: self._first(*part, size), image_bytes, what, where))
+
+    def _first(self, what: Tensor, where: Tensor | None, size: tuple[int, int]) -> tuple[Tensor]:
+        """Unpooling and the first convolution, without its norm."""
+        x = self.unpool_what(what, where, size)
+        with rebuilt(x, lambda: self.unpool_what(what, where, size)) if self.pool_size else nullcontext():
+            return (self.convs[0].conv(x),)
+
+    def _rest(self, x: Tensor) -> Tensor:
+        """What follows the first convolution, its norm first."""
+        for conv, after in zip(self.convs, self.convs[1:], strict=False):
+            x, held = norm_relu(conv.norm, x)
+            with held:
+                x = after.conv(x)
+        x = self.convs[-1].norm(x)
+        return x if self.is_output else F.relu(x)
+
+
+class MirroredDecoder(nn.Module):
+    """The decoder of a ladder of stages.
+
+    Args:
+        stages: facts of the encoder's stages, shallow to deep.
+        pool: "hard" or "soft", how the encoder pooled.
+        unpool: "switch" or "upsample".
+        batch_norm: as in the encoder; never on the last convolution.
+
+    Raises:
+        ValueError: an unknown pool or unpool.
+    """
+
+    def __init__(
+        self,
+        stages: Sequence[Stage],
+        pool: str = "hard",
+        unpool: str = "switch",
+        batch_norm: bool = False,
+        device=None,
+        dtype=None,
+    ):
+        super().__init__()
+        if pool not in POOLS:
+            raise ValueError(f"pool is {pool!r}: expected one of {', '.join(POOLS)}")
+        if unpool not in UNPOOLS:
+            raise ValueError(f"unpool is {unpool!r}: expected one of {', '.join(UNPOOLS)}")
+        self.stages = nn.ModuleList(
+            DecoderStage(stage, pool, unpool, batch_norm, is_output=m == 0, device=device, dtype=dtype)
+            for m, stage in enumerate(stages)
+        )
+
+    @torch.jit.unused
+    def forward(self, encoding: Encoding, checkpointing: bool = False) -> Decoding:
+        """Top what and switches -> reconstruction and middles (see `Encoding`, `Decoding` for shapes).
+
+        Args:
+            checkpointing: keep no activation inside a stage for backward, compute it again there.
+        """
+        x = encoding.features
+        middles = []
+        for m in reversed(range(len(self.stages))):
+            if m < len(self.stages) - 1:
+                middles.append((encoding.whats[m], x))
+            stage, where, size = self.stages[m], encoding.switches[m], encoding.sizes[m]
+            x = checkpoint(stage, x, where, size) if checkpointing else stage(x, where, size)
+        return Decoding(x, tuple(reversed(middles)))

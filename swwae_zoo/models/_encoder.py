@@ -1,0 +1,105 @@
+"""One stage of the encoder: convolutions, then a pool that parts what from where."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import torch
+import torch.fx
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from swwae_zoo.layers.conv_norm import ConvNorm
+from swwae_zoo.layers.micro_batch import in_parts, is_per_image
+from swwae_zoo.layers.pooling import soft_pool2d, switch_pool2d
+from swwae_zoo.layers.recompute import norm_relu
+from swwae_zoo.models._stages import Stage
+
+__all__ = ["EncoderStage"]
+
+torch.fx.wrap("soft_pool2d")  # its checks of shapes can't run on a tracer's stand-ins
+
+
+class EncoderStage(nn.Module):
+    """(B, c_in, H, W) -> convs -> pool -> what (B, c_out, H // k, W // k).
+
+    ReLU follows every convolution.  In front of a hard pool it is moved behind it:
+    relu(max(x)) == max(relu(x)), so it runs on a k*k times smaller map.  The switch of a window whose maximum is
+    positive is the same; where the maximum is not, the what is 0 and the switch still tells the largest value's
+    place, which behind a ReLU would always be the first: the decoder puts its own activation there.
+
+    Args:
+        stage: its convolutions and pool size.
+        pool: "hard" (max, argmax) or "soft" (eq. 3, 4 with ``beta``).
+        beta: sharpness of the soft pool.
+        batch_norm: batch norm after every convolution.
+        drop_rate: dropout in front of every convolution of this stage.
+        is_input: the first convolution sees the image, which is not dropped.
+    """
+
+    __constants__ = ["is_soft"]  # TorchScript, which can't compile the soft pool, then leaves that branch out
+
+    def __init__(
+        self,
+        stage: Stage,
+        pool: str,
+        beta: float,
+        batch_norm: bool,
+        drop_rate: float = 0.0,
+        is_input: bool = False,
+        device=None,
+        dtype=None,
+    ):
+        super().__init__()
+        self.pool_size = stage.pool_size
+        self.is_soft = pool == "soft"
+        self.beta = beta
+        self.drop_rate = drop_rate
+        self.is_input = is_input
+        self.convs = nn.ModuleList(ConvNorm(fact, batch_norm, device=device, dtype=dtype) for fact in stage.convs)
+
+    def forward_convs(self, x: Tensor) -> Tensor:
+        """(B, c_in, H, W) -> (B, c_out, H, W), before the ReLU of the last convolution."""
+        for i, conv in enumerate(self.convs):  # TorchScript can't slice them
+            x = F.relu(x) if i > 0 else x
+            if self.drop_rate > 0 and (i > 0 or not self.is_input):
+                x = F.dropout(x, self.drop_rate, self.training)
+            x = conv(x)
+        return x
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The what alone, at the plain convnet's cost: no switch is made."""
+        x = self.forward_convs(x)
+        if self.pool_size is None:
+            return F.relu(x)
+        if self.is_soft:  # unlike max, a soft maximum does not commute with ReLU
+            return soft_pool2d(F.relu(x), self.pool_size, self.beta)[0]
+        return F.relu(F.max_pool2d(x, self.pool_size))
+
+    @torch.jit.unused
+    def forward_switch(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What and where, see `Encoding`."""
+        if not is_per_image(conv.norm for conv in self.convs):
+            return self._switch(x)
+        chs = max(conv.conv.out_channels for conv in self.convs)
+        return in_parts(self._switch, chs * x.shape[2] * x.shape[3] * x.element_size(), x)
+
+    def _switch(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        x = self.forward_convs(x) if self.drop_rate > 0 else self._convs_keeping_less(x)
+        if self.pool_size is None:
+            return F.relu(x), None
+        if self.is_soft:
+            return soft_pool2d(F.relu(x), self.pool_size, self.beta)
+        what, where = switch_pool2d(x, self.pool_size)
+        return F.relu(what), where
+
+    def _convs_keeping_less(self, x: Tensor) -> Tensor:
+        """`forward_convs`, bit for bit."""
+        held, last = nullcontext(), len(self.convs) - 1
+        for i, conv in enumerate(self.convs):
+            with held:
+                x = conv.conv(x)
+            if i == last:
+                return conv.norm(x)
+            x, held = norm_relu(conv.norm, x)
+        return x

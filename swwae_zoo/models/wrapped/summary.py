@@ -1,0 +1,143 @@
+"""What a wrapped backbone is made of, step by step: kind of each step, shapes, parameters, FLOPs, way of each switch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from swwae_zoo.models._layer_rows import Row, count_params
+from swwae_zoo.models.wrapped.model import WrappedSWWAE
+from swwae_zoo.models.wrapped.steps import Step
+
+__all__ = ["ladder_rows", "ladder_text"]
+
+
+def ladder_rows(model: WrappedSWWAE, img_size: tuple[int, int]) -> list[Row]:
+    """The backbone, each of its steps down, its classifier, and each rung of the decoder, in the order they run.
+
+    Args:
+        model: on any device; it is run on fake tensors, so nothing is computed.
+        img_size: (H, W).
+    """
+    training = model.training
+    model.eval()
+    weight = next(model.parameters())
+    counter = FlopCounterMode(display=False, depth=20)
+    try:
+        with torch.enable_grad(), FakeTensorMode(allow_non_fake_inputs=True):
+            images = torch.empty(1, model.in_chans, *img_size, device=weight.device, dtype=weight.dtype)
+            with counter:
+                encoding = model.forward_encoder(images)
+                before = counter.get_total_flops()
+                logits = model.forward_head(encoding.features)
+                head = counter.get_total_flops() - before
+                decoding = model.forward_decoder(encoding)
+    finally:
+        model.train(training)
+    counts = counter.get_flop_counts()
+
+    def flops(name: str) -> int:
+        found = [value for key, value in counts.items() if key.endswith(f".{name}") or key == name]
+        return sum(found[0].values()) if found else 0
+
+    classifier = model.get_classifier()
+    heads = classifier if isinstance(classifier, (tuple, list)) else (classifier,)
+    in_head = sum(count_params(module) for module in heads if isinstance(module, torch.nn.Module))
+    name = model.name + (f" ({tokens} layers on tokens behind the top map)" if (tokens := model.ladder.tokens) else "")
+    rows = [
+        Row("encoder", "backbone", name, shape_of(encoding.features), count_params(model.backbone) - in_head, before)
+    ]
+    for m, step in enumerate(model.ladder.steps):
+        where = encoding.switches[m] is not None
+        rows.append(
+            Row(
+                "encoder",
+                f"step {m}",
+                kind_of(model, step),
+                shape_of(encoding.whats[m]),
+                0,
+                0,
+                f"where {m} -> decoder.rungs.{m}" if where else "",
+            )
+        )
+    rows.append(Row("head", "classifier", "logits", shape_of(logits), in_head, head))
+    for m in reversed(range(len(model.ladder.steps))):
+        rung = model.decoder.rungs[m]
+        has_where = encoding.switches[m] is not None
+        text = f"{len(rung.convs)} conv 3x3, " + (
+            f"unpool to {encoding.sizes[m][0]}x{encoding.sizes[m][1]}"
+            if has_where and encoding.sizes[m][0]
+            else "unpool"
+            if has_where
+            else "learned upsampling"
+        )
+        shape = shape_of(encoding.whats[m]) if has_where else shape_of(decoding.reconstruction)
+        rows.append(
+            Row(
+                "decoder",
+                f"decoder.rungs.{m}",
+                text,
+                shape,
+                count_params(rung),
+                flops(f"rungs.{m}"),
+                f"where {m} <- step {m}" if has_where else "",
+            )
+        )
+    if model.decoder.output is not None:
+        total = counter.get_total_flops() - before - head - sum(row.flops for row in rows if row.part == "decoder")
+        rows.append(
+            Row(
+                "decoder",
+                "decoder.output",
+                f"{len(model.decoder.output)} conv 3x3",
+                shape_of(decoding.reconstruction),
+                count_params(model.decoder.output),
+                total,
+            )
+        )
+    return rows
+
+
+def ladder_text(model: WrappedSWWAE, img_size: tuple[int, int]) -> str:
+    """The rows as a table."""
+    rows = ladder_rows(model, img_size)
+    total = max(1, sum(row.flops for row in rows))
+    lines = [
+        (
+            row.name,
+            row.layer,
+            "x".join(map(str, row.shape)),
+            f"{row.params:,}",
+            f"{row.flops:,}",
+            f"{100 * row.flops / total:.1f} %",
+            row.switch,
+        )
+        for row in rows
+    ]
+    header = ("part", "kind", "shape", "parameters", "FLOPs", "share", "switch")
+    widths = [max(map(len, column)) for column in zip(header, *lines, strict=False)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=False)).rstrip()
+        for line in [header, *lines]
+    )
+
+
+def kind_of(model: WrappedSWWAE, step: Step) -> str:
+    """What steps down, and what was done about it."""
+    event = step.event
+    names = {"conv": "strided conv", "avg": "average pool", "max": "max pool", "move": "rearrangement"}
+    stride = f"{names[event.kind]} /{event.stride[0]}" + (
+        f"x{event.stride[1]}" if event.stride[0] != event.stride[1] else ""
+    )
+    if event.kind == "max":
+        return f"{stride}: replaced"
+    if model.pools == "insert":
+        return f"{stride}: stride 1 and a pool ({len(step.events)} places)"
+    return f"{stride}: tap beside it" if step.below is not None else f"{stride}: from the image"
+
+
+def shape_of(tensor: Tensor) -> tuple[int, ...]:
+    tensor = tensor[-1] if isinstance(tensor, (tuple, list)) else tensor
+    return tuple(tensor.shape[1:])

@@ -1,0 +1,1 @@
+"""timm's optimisers and schedulers, and parameter groups for fine-tuning."""

@@ -1,0 +1,334 @@
+"""The model card of trained weights, made from their run directory and nothing else."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from torch import nn
+
+from swwae_zoo.config import RunConfig, to_toml
+from swwae_zoo.publish.trained import Figure, Trained
+from swwae_zoo.training.trainer import lambdas_of
+
+__all__ = ["make_card"]
+
+NAMES = {
+    "mnist": "MNIST",
+    "fashion_mnist": "Fashion-MNIST",
+    "svhn": "SVHN",
+    "stl10": "STL-10",
+    "cifar10": "CIFAR-10",
+    "cifar100": "CIFAR-100",
+    "digits": "scikit-learn's handwritten digits",
+    "tinyimages": "80 Million Tiny Images",
+}
+TINY = re.compile("tiny[-_ ]?images", re.IGNORECASE)
+TINY_NOTE = """
+**Tiny Images.** The unlabelled images came from 80 Million Tiny Images, as in the paper. That set was withdrawn by its \
+authors in June 2020: it had been gathered by automatic search for the nouns of WordNet, among them derogatory terms, so \
+that it holds offensive labels and images, and its 32x32 pixels are too small and too many to check by hand. Its labels were \
+not used here, and none of its images is given on; what the weights took from them can't be taken out again. Don't use \
+these weights where that matters.
+"""
+HIDDEN = "..."  # where a path stood
+PAPER = """@article{zhao2015stacked,
+  title   = {Stacked What-Where Auto-encoders},
+  author  = {Zhao, Junbo and Mathieu, Michael and Goroshin, Ross and LeCun, Yann},
+  journal = {arXiv preprint arXiv:1506.02351},
+  year    = {2015}
+}"""
+
+
+def make_card(trained: Trained, model: nn.Module, load_as: str, has_picture: bool) -> ModelCard:
+    """The card, the same text for the same run.
+
+    Args:
+        trained: the run.
+        model: the loaded model, for its architecture.
+        load_as: what timm.create_model is given to load it: "hf-hub:ORG/NAME", or a registered name.
+        has_picture: whether reconstructions.png lies beside the card.
+    """
+    data = _without_paths(trained.config)
+    short = load_as.rpartition("/")[2].removeprefix("hf-hub:")
+    uses_tiny = bool(TINY.search(f"{trained.config.data} {trained.config.unlabeled}"))
+    sets = [spec.partition(":")[0] for spec in (data.data, data.unlabeled) if spec.partition(":")[0] in NAMES]
+    wrapped = not hasattr(model, "notation")
+    licence = model.pretrained_cfg.get("license") or "mit"  # a wrapped backbone brings its own
+    options = (
+        "`num_classes`, `in_chans` and `features_only` can be changed on the way; `model.backbone` is the plain backbone."
+        if wrapped
+        else ("`num_classes`, `in_chans`, `features_only` and `unpool` can be changed on the way.")
+    )
+    licences = (
+        "Code and weights: MIT." if licence == "mit" else f"Code: MIT. Weights: {licence}, as those of the backbone."
+    )
+    head = ModelCardData(
+        license=licence,
+        library_name="timm",
+        pipeline_tag="image-classification",
+        model_name=short,
+        tags=["image-classification", "timm", "swwae", "semi-supervised-learning", "arxiv:1506.02351"],
+        datasets=list(dict.fromkeys(sets)) or None,
+        eval_results=_eval_results(trained, data) or None,
+    )
+    body = [
+        f"# {short}",
+        "",
+        "A Stacked What-Where Auto-Encoder ([arXiv:1506.02351](https://arxiv.org/abs/1506.02351)): a convnet whose pooling "
+        "keeps the *what* (the maximum) for the classifier and the *where* (its position) for a mirrored decoder, so that one "
+        "net learns from labelled and unlabelled images.",
+        "",
+        "## Load",
+        "",
+        "```python",
+        'import swwae_zoo  # first: it registers the models, else timm says "Unknown model"',
+        "import timm",
+        "",
+        f'model = timm.create_model("{load_as}", pretrained=True).eval()',
+        "prepare = swwae_zoo.preprocess_of(model)  # uint8 images (B, C, H, W) -> the input it was trained on",
+        "logits = model(prepare(images))",
+        "out = model.forward_swwae(prepare(images))  # out.logits, out.reconstruction, out.middles",
+        "```",
+        "",
+        options,
+        *_contrast(data),
+        "",
+        "## Model",
+        "",
+        *_architecture(model, data),
+        "",
+        "## Training",
+        "",
+        *_training(trained, data),
+        "",
+        *([TINY_NOTE.strip(), ""] if uses_tiny else []),
+        "## Results",
+        "",
+        *_results(trained),
+        "",
+        *(
+            [
+                "## Reconstructions",
+                "",
+                "Test images, their reconstruction from what and where, and from the what alone.",
+                "",
+                "![input, reconstruction from what and where, reconstruction from the what alone](reconstructions.png)",
+                "",
+            ]
+            if has_picture
+            else []
+        ),
+        "## Use and limits",
+        "",
+        "Made for research on semi-supervised learning and as features for small images like those it was trained on. "
+        "It knows the classes of its data set and nothing else, says nothing of images of another kind, and was not tested for "
+        "robustness, calibration or fairness. The figures above are all that was measured.",
+        *_untrained(data),
+        "",
+        "## Licence",
+        "",
+        f"{licences} The data sets have terms of their own.",
+        "",
+        "## Citation",
+        "",
+        "```bibtex",
+        PAPER,
+        "```",
+    ]
+    return ModelCard(f"---\n{head.to_yaml().strip()}\n---\n\n" + "\n".join(body).strip() + "\n")
+
+
+def _without_paths(config: RunConfig) -> RunConfig:
+    """A path on someone's machine is nobody else's business."""
+
+    def bare(spec: str) -> str:
+        kind, colon, _ = spec.partition(":")
+        is_path = (
+            colon
+            and kind in ("folder", "npz", "parquet", "local-dir", "0-based", "1-based")
+            or (("/" in spec or "\\" in spec) and kind != "hf-hub")
+        )
+        return (f"{kind}:{HIDDEN}" if colon else HIDDEN) if is_path else spec
+
+    args = {
+        name: bare(value) if name in ("backbone", "backbone_checkpoint") else value
+        for name, value in config.model_args.items()
+    }
+    return replace(
+        config,
+        data=bare(config.data),
+        unlabeled=bare(config.unlabeled),
+        exclude=bare(config.exclude),
+        init=HIDDEN if config.init else "",
+        model_args=args,
+        data_dir="",
+        out="",
+    )
+
+
+def _name(spec: str) -> str:
+    kind, _, option = spec.partition(":")
+    own = {"folder": "a folder of own images", "npz": "an own file of images", "parquet": "own files of images"}
+    return own.get(kind) or NAMES.get(kind, kind) + (f" ({option})" if option and option != HIDDEN else "")
+
+
+def _labels(config: RunConfig) -> str:
+    return f"{config.num_labels:,} labels" if config.num_labels else "all labels"
+
+
+def _contrast(config: RunConfig) -> list[str]:
+    if config.contrast == "none":
+        return []
+    return [
+        "",
+        "**Preprocessing.** Each image had its own mean taken away and was divided by its own standard deviation "
+        f"(`contrast = \"{config.contrast}\"`). timm's transforms don't do that: use `preprocess_of`, as above.",
+    ]
+
+
+def _architecture(model: nn.Module, config: RunConfig) -> list[str]:
+    size = "x".join(map(str, model.pretrained_cfg["input_size"]))
+    params = sum(parameter.numel() for parameter in model.parameters())
+    decoder = (
+        sum(parameter.numel() for parameter in model.decoder.parameters())
+        if getattr(model, "decoder", None) is not None
+        else 0
+    )
+    kind = (
+        f"`{model.notation}`, in the paper's notation"
+        if hasattr(model, "notation")
+        else f"a wrapped timm backbone, `{model.text}`"
+    )
+    args = ", ".join(
+        f"{name} = {value!r}" for name, value in config.model_args.items() if name not in ("notation", "backbone")
+    )
+    return [
+        f"- Architecture: {kind}" + (f"; {args}" if args else ""),
+        f"- Registered as: `{config.model.partition('.')[0]}`; input {size}; {model.num_classes} classes",
+        f"- Parameters: {params - decoder:,} in encoder and classifier, {decoder:,} in the decoder, which classifying does without",
+    ]
+
+
+def _untrained(config: RunConfig) -> list[str]:
+    lambdas = lambdas_of(config)
+    parts = [
+        name for name, trained in (("classifier", lambdas.nll > 0), ("decoder", lambdas.runs_decoder)) if not trained
+    ]
+    return (
+        [f"The {' and the '.join(parts)} of this model was not trained: what it gives means nothing."] if parts else []
+    )
+
+
+def _lambdas(config: RunConfig) -> str:
+    middle = config.lambda_middle if isinstance(config.lambda_middle, list) else [config.lambda_middle]
+    text = f"λ_NLL = {config.lambda_nll:g}, λ_L2rec = {config.lambda_rec:g}, λ_L2M = {', '.join(f'{value:g}' for value in middle)}"
+    return text + (f", λ_L1 = {config.lambda_l1:g}" if config.lambda_l1 else "")
+
+
+def _training(trained: Trained, config: RunConfig) -> list[str]:
+    versions = trained.provenance.get("versions", {})
+    machine = trained.provenance.get("machine", {})
+    where = machine.get("gpu") or machine.get("processor")
+    unlabeled = {"same": "the images of the training set", "none": "none"}.get(config.unlabeled) or _name(
+        config.unlabeled
+    )
+    commit = trained.provenance.get("commit")
+    recipe = to_toml(_without_paths(trained.recipe)).strip()
+    with_versions = ", ".join(
+        f"{name} {versions[name]}" for name in ("swwae_zoo", "torch", "timm") if versions.get(name)
+    )
+    return [
+        f"- Data: {_name(config.data)}, {_labels(config)}, class-balanced and drawn by the seed; unlabelled: {unlabeled}; "
+        f"{config.num_val:,} training images held out for validation",
+        *(["- Started from the weights of another run"] if config.init else []),
+        f"- Losses: {_lambdas(config)} (equation 1 of the paper)"
+        + ("; this is the twin, the plain convnet" if trained.is_twin else ""),
+        f"- Seed of these weights: {config.seed}; all seeds: {', '.join(map(str, trained.seeds))}",
+        f"- {trained.result.get('steps', '?'):,} steps, {trained.result.get('seconds', 0):,.0f} s"
+        + (f" on {where}" if where else "")
+        + (f"; {with_versions}" if with_versions else "")
+        + (f"; commit `{commit}`" if commit else ""),
+        "",
+        "<details><summary>The whole recipe: save it as recipe.toml"
+        + (", with your own path for the <code>...</code>," if HIDDEN in recipe else "")
+        + " and run <code>swwae train --recipe recipe.toml</code></summary>",
+        "",
+        "```toml",
+        recipe,
+        "```",
+        "",
+        "</details>",
+    ]
+
+
+def _results(trained: Trained) -> list[str]:
+    rows, columns = [], ["this model"]
+    twin = not trained.is_twin and any(result.get("twin") for result in trained.results)
+    if twin:
+        columns.append("twin: the same net, recipe and seeds, every λ but λ_NLL 0: the plain convnet")
+    keys = (
+        [("test_error", "test error", 2, " %"), ("test_rec", "test L2rec, mean square", 5, "")]
+        if trained.is_last
+        else []
+    )
+    keys.append(("val_error" if trained.is_last else "best_val_error", "validation error", 2, " %"))
+    for key, name, digits, unit in keys:
+        own = trained.figure(key)
+        if own is None:
+            continue
+        other = trained.figure(key, twin=True) if twin else None
+        rows.append(
+            f"| {name} | {_cell(own, digits, unit)} |"
+            + (f" {_cell(other, digits, unit) if other else '–'} |" if twin else "")
+        )
+    if not rows:
+        return ["Nothing was measured."]
+    count = len(trained.seeds)
+    how = (
+        f"Mean ± sample standard deviation over {count} rounds, each with labels drawn anew."
+        if count > 1
+        else "One round."
+    )
+    value, these = trained.result.get(keys[0][0]), ""
+    if count > 1 and isinstance(value, (int, float)):
+        these = f" These weights (seed {trained.config.seed}): {keys[0][1]} {value:.{keys[0][2]}f}{keys[0][3]}."
+    if not trained.is_last:
+        these += " They were chosen by validation error, which is too good for that reason; their test error was not measured."
+    return [f"{how}{these}", "", f"| | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|", *rows]
+
+
+def _cell(figure: Figure, digits: int, unit: str) -> str:
+    each = f" ({', '.join(f'{value:.{digits}f}' for value in figure.values)})" if len(figure.values) > 1 else ""
+    return f"{figure.text(digits)}{unit}{each}"
+
+
+def _eval_results(trained: Trained, config: RunConfig) -> list[EvalResult]:
+    """Of the data set's test images; means over rounds, the spread beside."""
+    found = []
+    for key, type_, name, digits in (
+        ("test_error", "error_rate", "test error (%)", 2),
+        ("test_rec", "mse", "test L2rec", 5),
+    ):
+        figure = trained.figure(key) if trained.is_last else None
+        if figure is None:
+            continue
+        rounds = len(figure.values)
+        args: dict[str, Any] = {"rounds": rounds, "seeds": trained.seeds}
+        if figure.std is not None:
+            args["std"] = round(figure.std, digits)
+        found.append(
+            EvalResult(
+                task_type="image-classification",
+                dataset_type=config.data.partition(":")[0],
+                dataset_split="test",
+                dataset_name=f"{_name(config.data)}, {_labels(config)}",
+                metric_type=type_,
+                metric_value=round(figure.mean, digits),
+                metric_name=f"{name}, {figure.text(digits)} over {rounds} round{'s' * (rounds != 1)}",
+                metric_args=args,
+            )
+        )
+    return found

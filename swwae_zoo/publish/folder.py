@@ -1,0 +1,81 @@
+"""The folder that goes to the Hub, or into the package: weights, config.json, card, picture; no pickle."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import safetensors
+import timm
+import torch
+from torch import nn
+
+from swwae_zoo.hub.config import CONTRAST_NOTE, Undrawn, read_model_config
+from swwae_zoo.hub.errors import HubError
+from swwae_zoo.hub.remote import CONFIG, WEIGHTS
+from swwae_zoo.hub.verify import Sums, sums_of
+from swwae_zoo.publish.card import make_card
+from swwae_zoo.publish.trained import Trained
+
+__all__ = ["CARD", "PICTURE", "Built", "build_folder"]
+
+CARD, PICTURE = "README.md", "reconstructions.png"
+
+
+class Built(NamedTuple):
+    """sums: of the files in ``folder``, by name. architecture: the registered model's name."""
+
+    folder: Path
+    sums: dict[str, Sums]
+    architecture: str
+
+
+def build_folder(trained: Trained, folder: Path, load_as: str) -> Built:
+    """Writes the folder, the same bytes for the same run, and loads it back: bit-equal, or nothing leaves this machine.
+
+    Args:
+        trained: the run.
+        folder: an empty one.
+        load_as: for the card: what timm.create_model is given to load it.
+
+    Raises:
+        ValueError: the run's weights can't be loaded, or don't come back as they are.
+    """
+    config = read_model_config(trained.folder / CONFIG)
+    shutil.copyfile(trained.folder / WEIGHTS, folder / WEIGHTS)  # the very bytes that were evaluated
+    _write_config(trained.folder / CONFIG, trained.config.contrast, folder / CONFIG)
+    with ThreadPoolExecutor(1) as other:
+        weights = other.submit(sums_of, folder / WEIGHTS)  # takes as long as loading
+        model = _load_back(folder, trained.folder / WEIGHTS)
+    has_picture = (trained.home / PICTURE).is_file() and trained.is_last  # it shows the last model
+    if has_picture:
+        shutil.copyfile(trained.home / PICTURE, folder / PICTURE)
+    make_card(trained, model, load_as, has_picture).save(folder / CARD)
+    picture = {PICTURE: sums_of(folder / PICTURE)} if has_picture else {}
+    sums = {CARD: sums_of(folder / CARD), CONFIG: sums_of(folder / CONFIG), WEIGHTS: weights.result(), **picture}
+    return Built(folder, sums, config.architecture)
+
+
+def _write_config(saved: Path, contrast: str, path: Path) -> None:
+    """The run's config.json, with the contrast normalisation among its notes: timm knows no other place."""
+    content = json.loads(saved.read_text(encoding="utf-8"))
+    content["pretrained_cfg"]["notes"] = [CONTRAST_NOTE + contrast] if contrast != "none" else []
+    content["pretrained_cfg"].pop("tag", None)  # of the weights that a model's name stands for, not of these
+    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _load_back(folder: Path, saved: Path) -> nn.Module:
+    """What `timm.create_model` makes of the folder, checked as any is, and every tensor compared with the run's."""
+    with Undrawn():
+        model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    state = model.state_dict()
+    with safetensors.safe_open(saved, framework="pt") as file:
+        same = set(file.keys()) == state.keys() and all(
+            torch.equal(state[name], file.get_tensor(name)) for name in file.keys()  # noqa: SIM118  not iterable itself
+        )
+    if not same:
+        raise HubError(f"{saved}: the weights don't come back as they were saved; nothing was sent")
+    return model

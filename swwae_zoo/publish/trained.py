@@ -1,0 +1,134 @@
+"""What a run directory says of the weights in it: which they are, how they were trained, what was measured."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from swwae_zoo.analysis.load import WEIGHTS
+from swwae_zoo.config import RunConfig, read_recipe
+from swwae_zoo.hub.verify import sha256_of
+
+__all__ = ["Figure", "Trained", "find_trained"]
+
+
+class Figure(NamedTuple):
+    """One figure over rounds, e.g. test errors in %."""
+
+    values: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        return statistics.mean(self.values)
+
+    @property
+    def std(self) -> float | None:
+        """Sample standard deviation; None of one round."""
+        return statistics.stdev(self.values) if len(self.values) > 1 else None
+
+    def text(self, digits: int, unit: str = "") -> str:
+        spread = "" if self.std is None else f" ± {self.std:.{digits}f}"
+        return f"{self.mean:.{digits}f}{spread}{unit}"
+
+
+class Trained(NamedTuple):
+    """Weights and what is known of them.
+
+    folder: last/ or best/.
+    home: the folder of their round.
+    config: the recipe of that round; recipe: that of all rounds.
+    provenance: run.json of the round.
+    result: result.json of the round.
+    results: of all rounds and twins that are finished.
+    is_twin: whether these weights are a twin's.
+    """
+
+    folder: Path
+    home: Path
+    config: RunConfig
+    recipe: RunConfig
+    provenance: dict[str, Any]
+    result: dict[str, Any]
+    results: list[dict[str, Any]]
+    is_twin: bool
+
+    @property
+    def is_last(self) -> bool:
+        """Whether these are the last model's weights, of which the test error is; best/ can hold the same."""
+        return self.folder.name == "last" or self._digest("last") == self._digest("best")
+
+    def _digest(self, name: str) -> str | None:
+        path = self.home / name / "model.safetensors"
+        return sha256_of(path) if path.is_file() else None
+
+    def figure(self, key: str, twin: bool = False) -> Figure | None:
+        """A key of the results over the rounds like this one, or over their twins; None where one lacks it."""
+        values = [result.get(key) for result in self.results if bool(result.get("twin")) == (twin or self.is_twin)]
+        fits = values and all(isinstance(value, (int, float)) for value in values)
+        return Figure(tuple(map(float, values))) if fits else None
+
+    @property
+    def seeds(self) -> list[int]:
+        return [result["seed"] for result in self.results if bool(result.get("twin")) == self.is_twin]
+
+
+def find_trained(run: str | Path, weights: str | None = None) -> Trained:
+    """Finds the weights to publish.
+
+    Args:
+        run: what `swwae train --out` was given, one of its rounds, or the best/ or last/ of one. Of several rounds the
+            one of the lowest validation error is taken, or the first where none was measured: never by test error.
+        weights: "best" or "last"; by default last, since a run's test error is the last model's.
+
+    Raises:
+        ValueError: no run there, or one that is not finished.
+    """
+    run = Path(run)
+    if weights is not None and weights not in WEIGHTS:
+        raise ValueError(f"weights: got {weights!r}, expected one of {', '.join(WEIGHTS)}")
+    if run.name in WEIGHTS and (run.parent / "config.toml").is_file():
+        run, weights = run.parent, run.name
+    rounds = sorted(path.parent for path in run.glob("seed*/config.toml"))
+    home = _chosen(rounds) if rounds else run
+    if not (home / "config.toml").is_file():
+        raise ValueError(f"{run} holds no run: expected the folder that `swwae train` wrote, with config.toml in it")
+    result = _json(home / "result.json")
+    if not result:
+        raise ValueError(
+            f"{home} is not finished (it has no result.json): go on with `swwae train --resume --out {run}`"
+        )
+    folder, config = home / (weights or "last"), read_recipe(home / "config.toml")
+    for name in ("config.json", "model.safetensors"):
+        if not (folder / name).is_file():
+            raise ValueError(f"{folder} has no {name}: give another run")
+    above = home.parent
+    among = _json(above / "results.json") or [] if home.name.startswith("seed") else []
+    is_twin = home.name.endswith("-twin")
+    known = any(entry.get("seed") == config.seed and bool(entry.get("twin")) == is_twin for entry in among)
+    recipe = read_recipe(above / "config.toml") if known and (above / "config.toml").is_file() else config
+    results = among if known else [{**result, "seed": config.seed, "twin": is_twin}]
+    return Trained(folder, home, config, recipe, _json(home / "run.json") or {}, result, results, is_twin)
+
+
+def _chosen(rounds: Sequence[Path]) -> Path:
+    finished = [home for home in rounds if not home.name.endswith("-twin") and (home / "result.json").is_file()]
+    if not finished:
+        raise ValueError(
+            f"{rounds[0].parent} has no finished round: go on with `swwae train --resume --out {rounds[0].parent}`"
+        )
+    errors = [(_json(home / "result.json") or {}).get("val_error") for home in finished]
+    if any(error is None for error in errors):
+        return finished[0]
+    return finished[errors.index(min(errors))]
+
+
+def _json(path: Path) -> Any:
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is no valid JSON: {error}") from None

@@ -1,0 +1,1 @@
+"""Training runs: rounds, trainer, evaluation, run directory."""

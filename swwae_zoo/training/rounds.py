@@ -1,0 +1,154 @@
+"""`train_rounds`: what `swwae train` does.  Each round draws its labels anew and trains one net on them;
+with ``twin`` also the plain convnet: the same recipe and seeds, every lambda but lambda_nll 0."""
+
+from __future__ import annotations
+
+import shlex
+import statistics
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from swwae_zoo.config import RunConfig, read_recipe
+from swwae_zoo.models import swwae as _registers_the_models  # noqa: F401
+from swwae_zoo.training.build import build_model, input_shape, resident, resolve_device, splits_of
+from swwae_zoo.training.progress import Progress
+from swwae_zoo.training.run_directory import Elsewhere, RunDirectory
+from swwae_zoo.training.signals import Interrupt
+from swwae_zoo.training.trainer import Trainer, lambdas_of
+from swwae_zoo.utils.distributed import World, connected
+
+__all__ = ["train_rounds"]
+
+_NO_PATH = str.maketrans(":/\\", "___")
+
+
+def train_rounds(config: RunConfig, *, resume: bool = False, force: bool = False) -> list[dict[str, Any]]:
+    """Run every round of ``config`` and write each to its own folder under ``config.out``.
+
+    One round without a twin is written to ``out`` itself; otherwise each goes to ``out/seedN`` and its twin
+    to ``out/seedN-twin``, with all results in ``out/results.json``.
+
+    Args:
+        config: the complete recipe.
+        resume: go on where a stopped run was; rounds that are finished are not run again.
+        force: start over in a folder that already holds a run.
+
+    Returns:
+        In rank 0 one dict a run, in other processes none: "seed", "twin", "val_error", "test_error" (%, None without
+        such a set or without lambda_nll), "test_rec" (L2rec; None without a decoder), "steps", "seconds", ...
+
+    Raises:
+        ValueError: anything a user can set right, in one line; what can be known beforehand, before a file is written.
+        Stopped: SIGINT or SIGTERM came; `resume` goes on.
+    """
+    world = World.from_environment()
+    device = resolve_device(config.device, world)
+    with Interrupt(patient=world.launched) as interrupt, connected(world, device):
+        results = _train_rounds(config, resume, force, world, device, interrupt)
+    return results if world.first else []
+
+
+def _train_rounds(
+    config: RunConfig, resume: bool, force: bool, world: World, device: torch.device, interrupt: Interrupt
+) -> list[dict[str, Any]]:
+    shape = input_shape(config)
+    name = f"{config.model}-{config.data}-{config.num_labels or 'all'}"
+    out = Path(config.out or f"runs/{name.translate(_NO_PATH)}")
+    config = replace(config, out=str(out))
+    if world.restarts and RunDirectory.begun_by(out, world.job):  # the launcher's command line is that of the start
+        resume, force = True, False
+    if resume and world.first:
+        check_same_run(config, out)
+
+    def directory_of(path: str | Path) -> RunDirectory:
+        return RunDirectory(path, resume, force) if world.first else Elsewhere(path)
+
+    root = directory_of(out)
+    runs = runs_of(config)
+    results: list[dict[str, Any]] = []
+    progress, splits, seed = Progress(quiet=not world.first), None, None
+    for run, twin in runs:
+        if run.seed != seed:
+            splits = None  # this round's images first make room for the next's
+            with world.one_per_machine_first():
+                splits = splits_of(run, shape)
+            splits, seed = resident(splits, device, lambdas_of(run)), run.seed
+            for note in splits.notes:
+                progress.say(note)
+        directory = root if len(runs) == 1 else directory_of(run.out)
+        trainer = Trainer(run, build_model(run, splits.num_classes, world), splits, directory, device, progress, world)
+        if not results:  # all that can be wrong with the input is known by now
+            root.begin(config, world.job)
+            interrupt.advice = f"go on with: swwae train --resume --out {shlex.quote(str(out))}"
+        if directory is not root:
+            directory.begin(run)
+        results.append({**trainer.run(interrupt), "seed": seed, "twin": twin})
+        del trainer  # its model and optimiser make room for the next
+        if directory is not root:
+            root.write_json("results.json", results)
+        if len(results) < len(runs):
+            interrupt.check(f"stopped when {directory.path} was finished", world.maximum(interrupt.signal_number))
+    for line in summary(results):
+        progress.say(line)
+    return results
+
+
+def runs_of(config: RunConfig) -> list[tuple[RunConfig, bool]]:
+    """The recipe of each single run, and whether it is a twin: the same seeds and labels, every lambda but
+    lambda_nll 0, and so the plain convnet."""
+    many = config.rounds > 1 or config.twin
+    runs = []
+    for seed in range(config.seed, config.seed + config.rounds):
+        for twin in (False, True) if config.twin else (False,):
+            folder = f"{config.out}/seed{seed}{'-twin' if twin else ''}" if many else config.out
+            plain = {"lambda_rec": 0.0, "lambda_middle": 0.0, "lambda_l1": 0.0} if twin else {}
+            runs.append((replace(config, seed=seed, rounds=1, twin=False, out=folder, **plain), twin))
+    return runs
+
+
+MAY_CHANGE_ON_RESUME = {"out", "device", "data_dir", "eval_every", "save_every", "log_every", "rounds", "twin"}
+
+
+def check_same_run(config: RunConfig, out: Path) -> None:
+    """A resumed run must go on as it began, or its result would be of no recipe at all.
+
+    Raises:
+        ValueError: ``out`` holds no run, or one begun with another value of a key.
+    """
+    if not (out / "config.toml").exists():
+        raise ValueError(f"{out} holds no run to resume: leave --resume out, or give the run's --out")
+    before = read_recipe(out / "config.toml")
+    for key in fields(config):
+        was, now = getattr(before, key.name), getattr(config, key.name)
+        if was != now and key.name not in MAY_CHANGE_ON_RESUME:
+            raise ValueError(
+                f"{out} was begun with {key.name} = {was!r}, got {now!r}: resume without it, or give another --out"
+            )
+    if (len(runs_of(before)) > 1) != (len(runs_of(config)) > 1):
+        raise ValueError(
+            f"{out} was begun with rounds = {before.rounds}, twin = {before.twin}; one run alone lies in another "
+            "place than several: resume with the same, or give another --out"
+        )
+
+
+def summary(results: list[dict[str, Any]]) -> list[str]:
+    """Test (else validation) error of the runs and of their twins, as mean and sample standard deviation; without
+    either, the test images' reconstruction loss."""
+    for key, name, digits in (
+        ("test_error", "test error", ".2f"),
+        ("val_error", "validation error", ".2f"),
+        ("test_rec", "test reconstruction loss", ".5f"),
+    ):
+        unit = " %" if key.endswith("error") else ""
+        lines = []
+        for twin, kind in ((False, "SWWAE"), (True, "twin, lambda = 0")):
+            values = [result[key] for result in results if result["twin"] == twin]
+            if values and None not in values:
+                spread = f" ± {statistics.stdev(values):{digits}} over {len(values)} rounds" if len(values) > 1 else ""
+                lines.append(f"{name}  {kind:16s} {statistics.mean(values):6{digits}}{unit}{spread}")
+        if lines:
+            return lines
+    return []

@@ -1,0 +1,219 @@
+"""The folder a run leaves behind: configuration, provenance, metrics, models and the checkpoint to resume from.
+
+    config.toml       the complete recipe, so that `swwae train --recipe DIR/config.toml` runs it again
+    run.json          command, commit, versions, machine; under "resumed" those of each time it was taken up again
+    metrics.jsonl     one JSON object a line: losses as they come, errors at each evaluation
+    last/, best/      model.safetensors + config.json: timm.create_model("local-dir:DIR/last", pretrained=True)
+    checkpoint.pt     everything `--resume` needs
+    result.json       errors of the last model; when it is there the run is finished
+
+Several rounds, or a round and its twin, lie below as seed0/, seed0-twin/, ..., with all results in results.json.
+
+Every file is written beside its place and moved there in one step, so that a kill at any moment leaves
+the old file or the new one, never half of one.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from timm.models._hub import save_config_for_hf
+from torch import nn
+
+from swwae_zoo.config import RunConfig, to_toml
+from swwae_zoo.utils.files import atomic_write
+from swwae_zoo.utils.provenance import provenance
+
+__all__ = ["Elsewhere", "RunDirectory"]
+
+FILES = (
+    "metrics.jsonl",
+    "checkpoint.pt",
+    "result.json",
+    "results.json",
+    "curves.png",
+    "reconstructions.png",
+    "run.json",
+    *(f"{folder}/{name}" for folder in ("last", "best") for name in ("model.safetensors", "config.json")),
+    "config.toml",
+)  # the last to go: while it stands, the folder still counts as a run's
+
+
+class RunDirectory:
+    """One run's folder, or the folder above the rounds of one.  Nothing is written before `begin`.
+
+    Args:
+        path: the folder.
+        resume: go on with the run that is in it.
+        force: drop the run that is in it.
+
+    Raises:
+        ValueError: it holds a run already and neither was asked for, or both were, or it is a file.
+    """
+
+    def __init__(self, path: str | Path, resume: bool = False, force: bool = False):
+        self.path, self.resume = Path(path), resume
+        if resume and force:
+            raise ValueError("got --resume and --force: the one goes on with a run, the other drops it; choose one")
+        if self.path.exists() and not self.path.is_dir():
+            raise ValueError(f"{self.path} is a file: give another --out")
+        holds_run = (self.path / "config.toml").exists() or any(self._rounds())
+        if holds_run and not (resume or force):
+            raise ValueError(
+                f"{self.path} already holds a run: --resume goes on with it, --force starts over, or give another --out"
+            )
+
+    def begin(self, config: RunConfig, job: str = "") -> None:
+        """Make the folder, drop what an earlier run or a killed one left, and write config.toml and run.json.
+
+        Args:
+            job: the launch it belongs to, by which `begun_by` knows it again.
+        """
+        if not self.resume:
+            self._clear()
+        self.path.mkdir(parents=True, exist_ok=True)
+        for partial in (*self.path.glob(".*.part"), *self.path.glob("*/.*.part")):
+            partial.unlink(missing_ok=True)
+        with atomic_write(self.path / "config.toml") as part:
+            part.write_text(to_toml(config), encoding="utf-8")
+        begun, now = self.read_json("run.json"), provenance() | ({"job": job} if job else {})
+        self.write_json("run.json", {**begun, "resumed": [*begun.get("resumed", []), now]} if begun else now)
+
+    @staticmethod
+    def begun_by(path: str | Path, job: str) -> bool:
+        """Whether the run in ``path`` was begun, or last taken up again, by this launch."""
+        try:
+            run = json.loads((Path(path) / "run.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return False
+        return [run, *run.get("resumed", [])][-1].get("job") == job
+
+    def _rounds(self) -> Iterator[Path]:
+        """The folders of the rounds below: seed0, seed0-twin, ..."""
+        return (
+            path.parent
+            for path in self.path.glob("seed*/config.toml")
+            if re.fullmatch(r"seed\d+(-twin)?", path.parent.name)
+        )
+
+    def _clear(self) -> None:
+        """Remove what a run writes, and nothing else that someone may have put there."""
+        for folder in (*self._rounds(), self.path):
+            for name in FILES:
+                (folder / name).unlink(missing_ok=True)
+            for emptied in (folder / "last", folder / "best", *([folder] if folder != self.path else [])):
+                if emptied.is_dir() and not any(emptied.iterdir()):
+                    emptied.rmdir()
+
+    def write_json(self, name: str, content: Any) -> None:
+        with atomic_write(self.path / name) as part:
+            part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+    def read_json(self, name: str) -> Any | None:
+        path = self.path / name
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+    # --- metrics ----------------------------------------------------------------------------------
+
+    def log(self, **record: float | int | str) -> None:
+        """Append one line to metrics.jsonl.
+
+        Raises:
+            OSError: it can't be written; the message names the file.
+        """
+        path = self.path / "metrics.jsonl"
+        try:
+            with open(path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from error
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl; one that a kill cut short is left out."""
+        path = self.path / "metrics.jsonl"
+        records = []
+        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+            try:
+                records.append(json.loads(line))
+            except ValueError:
+                continue
+        return records
+
+    def cut_metrics(self, step: int) -> None:
+        """Forget lines behind ``step``: a resumed run writes them again."""
+        kept = [line for line in self.metrics() if line.get("step", 0) <= step]
+        with atomic_write(self.path / "metrics.jsonl") as part:
+            part.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+
+    # --- models and checkpoints -------------------------------------------------------------------
+
+    def save_model(self, name: str, model: nn.Module) -> None:
+        """Write ``model`` to last/ or best/ as timm's local-dir: reads it."""
+        folder = self.path / name
+        folder.mkdir(exist_ok=True)
+        if not (folder / "config.json").exists():  # it says what to build, which does not change within a run
+            with atomic_write(folder / "config.json") as part:
+                save_config_for_hf(model, part)
+        tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+        with atomic_write(folder / "model.safetensors") as part:
+            safetensors.torch.save_file(tensors, part, metadata={"format": "pt"})
+            part.chmod((folder / "config.json").stat().st_mode)  # safetensors lets none but the owner read its files
+
+    def save_checkpoint(self, state: dict[str, Any]) -> None:
+        with atomic_write(self.path / "checkpoint.pt") as part:
+            torch.save(state, part)
+
+    def load_checkpoint(self) -> dict[str, Any] | None:
+        """The last checkpoint, or None before the first.
+
+        Raises:
+            ValueError: it can't be read.
+        """
+        path = self.path / "checkpoint.pt"
+        if not path.exists():
+            return None
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise ValueError(
+                f"{path} can't be read, it is damaged or no checkpoint: start over with --force"
+            ) from error
+
+    def draw(self, name: str, draw: Callable[[Path], None]) -> None:
+        """Write a picture: ``draw`` saves a PNG to the path it is given."""
+        with atomic_write(self.path / name) as part:
+            draw(part)
+
+
+class Elsewhere(RunDirectory):
+    """The run directory as a process sees it that does not write it: rank 0 does, maybe on another machine."""
+
+    def __init__(self, path: str | Path):
+        self.path, self.resume = Path(path), False
+
+    def begin(self, config: RunConfig, job: str = "") -> None:
+        pass
+
+    def write_json(self, name: str, content: Any) -> None:
+        pass
+
+    def log(self, **record: float | int | str) -> None:
+        pass
+
+    def cut_metrics(self, step: int) -> None:
+        pass
+
+    def save_model(self, name: str, model: nn.Module) -> None:
+        pass
+
+    def save_checkpoint(self, state: dict[str, Any]) -> None:
+        pass
+
+    def draw(self, name: str, draw: Callable[[Path], None]) -> None:
+        pass

@@ -1,0 +1,343 @@
+"""The training loop of one run: two seeded streams, one optimiser step on eq. (1), checkpoints to resume from."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from swwae_zoo.config import RunConfig
+from swwae_zoo.data import IndexStream, Preprocess, ResidentImages, Splits, images_on, seeded
+from swwae_zoo.layers.sync_batch_norm import with_sync_batch_norm
+from swwae_zoo.loss.objective import Lambdas
+from swwae_zoo.models._base import SWWAE
+from swwae_zoo.optim.finetune import freeze
+from swwae_zoo.optim.optimizer import create_optimizer, create_scheduler
+from swwae_zoo.task.swwae_task import SWWAETask
+from swwae_zoo.training import figures as pictures
+from swwae_zoo.training.checkpoint import capture, restore
+from swwae_zoo.training.evaluate import classification_error, mean_reconstruction_loss
+from swwae_zoo.training.meter import Meter
+from swwae_zoo.training.progress import Progress
+from swwae_zoo.training.run_directory import RunDirectory
+from swwae_zoo.training.signals import Interrupt
+from swwae_zoo.utils.distributed import Share, World
+from swwae_zoo.utils.precision import Autocast
+
+__all__ = ["Trainer", "lambdas_of"]
+
+PARTS = ("loss", "nll", "rec", "middle", "l1")
+
+
+def lambdas_of(config: RunConfig) -> Lambdas:
+    """The weights of eq. (1) as the recipe gives them."""
+    middle = config.lambda_middle
+    return Lambdas(
+        config.lambda_nll, config.lambda_rec, tuple(middle) if isinstance(middle, list) else middle, config.lambda_l1
+    )
+
+
+class Trainer:
+    """One run, from its first step or its last checkpoint to its result.
+
+    The checkpoint holds everything that decides what comes next (model, average, optimiser, scaler, both
+    streams, every random state), so a resumed run ends in the weights an unbroken one has, bit for bit on
+    the same CPU with as many threads and processes (run.json tells how many).
+
+    With many processes each takes its part of every batch of both streams, weighted so that the average over
+    processes is the mean over the batch; the run is the same, within rounding, however many there are.
+
+    Args:
+        config: the recipe of this one run.
+        model: the net, freshly initialised.
+        splits: labelled, unlabelled, validation and test images.
+        directory: where everything is written.
+        device: where it runs.
+        progress: told what happens.
+        world: the processes that share the run; one alone by default.
+
+    Raises:
+        ValueError: batches with fewer images than processes, an optimiser timm does not know, lambdas that don't fit the model, too few classes, more warm-up
+            than steps, a shift wider than the image, a precision the device does not have.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        model: SWWAE,
+        splits: Splits,
+        directory: RunDirectory,
+        device: torch.device,
+        progress: Progress,
+        world: World = World(),
+    ):
+        self.config, self.directory, self.device, self.progress = config, directory, device, progress
+        self.world = world
+        self.autocast = Autocast(config.amp, device)
+        if config.sync_bn and world.size > 1:
+            model = with_sync_batch_norm(model, device, config.compile)
+            freeze(model, config.freeze_stages, config.norm_eval)  # the norms are other modules now
+        self.model = model.to(
+            device, memory_format=torch.channels_last if config.channels_last else torch.contiguous_format
+        )
+        self.lambdas = lambdas_of(config)
+        self._set_data(splits)
+        self._set_task()
+        self.steps = config.steps or config.epochs * self.steps_per_epoch
+        self.optimizer = create_optimizer(config, self.model)
+        self.scheduler = create_scheduler(config, self.optimizer, self.steps)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=config.amp == "fp16")
+        self.meter = Meter()
+        self.step, self.seconds = 0, 0.0
+        self.val_error, self.best_error, self.best_step = None, math.inf, 0
+        self.save_every = config.save_every or math.ceil(self.steps / 10)
+        self.eval_every = config.eval_every or math.ceil(self.steps / 10)
+        self.log_every = config.log_every or math.ceil(self.steps / 50)
+
+    def _set_task(self) -> None:
+        """The task with this process's weight in each mean, and its gradients averaged over processes."""
+        config, lambdas = self.config, self.lambdas
+        labeled, whole = self.weights["nll"], self.weights["rec"]
+        middle = (
+            tuple(whole * weight for weight in lambdas.middle)
+            if isinstance(lambdas.middle, tuple)
+            else whole * lambdas.middle
+        )
+        own = Lambdas(labeled * lambdas.nll, whole * lambdas.rec, middle, whole * lambdas.l1)
+        self.task = SWWAETask(self.model, own, config.detach_targets, device=self.device)
+        if config.compile:
+            self.task.compile(mode=config.compile_mode)
+        self.losses = self.world.wrap(self.task, self.device)
+        if config.ema:
+            self.task.setup_ema(config.ema, use_warmup=True)
+
+    def _set_data(self, splits: Splits) -> None:
+        config, cfg = self.config, self.model.pretrained_cfg
+        if self.model.num_classes < splits.num_classes:
+            raise ValueError(
+                f"the model has {self.model.num_classes} classes, but {config.data} has {splits.num_classes}: "
+                "leave model_args.num_classes out, it follows the data"
+            )
+        self.prepare = Preprocess(
+            self.model.img_size,
+            mean=cfg["mean"],
+            std=cfg["std"],
+            contrast=config.contrast,
+            translate=config.translate,
+            mirror=config.mirror,
+        )
+        self.labeled = ResidentImages(splits.labeled, self.device)
+        self.val, self.test = (s and ResidentImages(s, self.device) for s in (splits.val, splits.test))
+        uses_unlabeled = self.lambdas.uses_unlabeled and splits.unlabeled is not None
+        self.unlabeled = images_on(splits.unlabeled, self.device) if uses_unlabeled else None
+        # an epoch is a pass over the unlabelled images, for the twin too, which does not look at them
+        stream_length, batch = len(self.labeled), config.labeled_batch
+        if splits.unlabeled is not None:
+            stream_length, batch = splits.unlabeled.count, config.batch_size
+        self.steps_per_epoch = math.ceil(stream_length / batch)
+        self.labeled_stream = IndexStream(len(self.labeled), min(config.labeled_batch, len(self.labeled)), config.seed)
+        self.labeled_random = seeded(config.seed, "augment labelled")
+        self.unlabeled_stream = IndexStream(stream_length, batch, config.seed + 1)
+        self.unlabeled_random = seeded(config.seed, "augment unlabelled")
+        self.labeled_share = self.world.share(self.labeled_stream.batch_size, "labelled images")
+        self.unlabeled_share = self.world.share(batch, "unlabelled images") if uses_unlabeled else Share(0, 0, 0)
+        if self.unlabeled is not None:
+            self.unlabeled.follow(self.unlabeled_stream, self.unlabeled_share.slice)
+        count, whole = (sum(parts) for parts in zip(self.labeled_share[1:], self.unlabeled_share[1:], strict=False))
+        both = self.world.weight(Share(0, count, whole))
+        self.weights = {
+            "loss": 1.0,
+            "nll": self.world.weight(self.labeled_share),
+            "rec": both,
+            "middle": both,
+            "l1": both,
+        }
+
+    # --- one step -----------------------------------------------------------------------------------
+
+    def next_batch(self) -> tuple[Tensor, Tensor]:
+        """(L + U, C, H, W) images, labelled first, and (L,) targets: this process's part of the step's."""
+        share = self.labeled_share
+        images, target = self.labeled.batch(self.labeled_stream.next()[share.slice])
+        x = self.prepare(images, train=True, generator=self.labeled_random, share=share)
+        if self.unlabeled is not None:
+            share = self.unlabeled_share
+            images, _ = self.unlabeled.batch(self.unlabeled_stream.next()[share.slice])
+            x = torch.cat([x, self.prepare(images, train=True, generator=self.unlabeled_random, share=share)])
+        if self.config.channels_last:
+            x = x.contiguous(memory_format=torch.channels_last)
+        return x, target
+
+    def train_step(self) -> dict[str, Tensor]:
+        """One update of the weights; gives the loss parts of the whole batch, detached."""
+        x, target = self.next_batch()
+        with self.autocast():
+            parts = self.losses(x, target)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(parts["loss"]).backward()
+        if self.config.clip_grad:
+            self.scaler.unscale_(self.optimizer)
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_grad)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.step += 1
+        self.task.update_ema(self.step)
+        self.scheduler.step_update(self.step)
+        own = {name: parts[name].detach() for name in PARTS if name in parts}
+        if self.world.size == 1:
+            return own
+        return self.world.mean({name: self.weights[name] * value for name, value in own.items()})
+
+    # --- the loop -----------------------------------------------------------------------------------
+
+    def run(self, interrupt: Interrupt | None = None) -> dict[str, Any]:
+        """Train to the end; gives the result that is also written to result.json.
+
+        Args:
+            interrupt: asked after every step; when it is true the state is saved and `Stopped` raised.
+
+        Raises:
+            ValueError: the loss is not finite any more; the last checkpoint before that is kept.
+            Stopped: SIGINT or SIGTERM came; the state is saved.
+        """
+        interrupt = Interrupt() if interrupt is None else interrupt
+        done = self.world.from_first(lambda: self.directory.read_json("result.json"))
+        if done is not None:
+            self.progress.say(f"{self.directory.path}: finished already")
+            return done
+        state = self.world.from_first(self.directory.load_checkpoint)
+        if state is not None:
+            restore(self, state, f"{self.directory.path}/checkpoint.pt")
+            self.progress.say(f"{self.directory.path}: going on behind step {self.step}")
+        self.directory.cut_metrics(self.step)
+        self.model.train()
+        with interrupt.deferred():
+            with self.progress.run(str(self.directory.path), self.steps, self.step):
+                while self.step < self.steps:
+                    self._train_until_next_stop(interrupt)
+                    if self._is_due(self.log_every):
+                        self._log()
+                    if self._is_due(self.eval_every):
+                        self._evaluate()
+                    stop = self.world.maximum(interrupt.signal_number)
+                    if self._is_due(self.save_every) or stop:
+                        self._save()
+                    interrupt.check(f"stopped at step {self.step}, {self.directory.path} is saved", stop)
+            return self._finish()
+
+    def _is_due(self, every: int) -> bool:
+        return self.step % every == 0 or self.step == self.steps
+
+    def _train_until_next_stop(self, interrupt: Interrupt) -> None:
+        """Steps up to the next line of the log, evaluation, or checkpoint; all their losses are finite."""
+        start, first = time.perf_counter(), self.step
+        images = self.labeled_stream.batch_size + (
+            self.unlabeled_stream.batch_size if self.unlabeled is not None else 0
+        )
+        while True:
+            parts = self.train_step()
+            self.meter.add(parts, images)
+            self.progress.tick(self.step)
+            if self.device.type == "cpu" and not math.isfinite(parts["loss"]):
+                break  # elsewhere each look at the loss would wait for the device
+            if self.world.maximum(interrupt.signal_number) or any(
+                self._is_due(every) for every in (self.log_every, self.eval_every, self.save_every)
+            ):
+                break
+        bad = self.meter.bad_parts()  # waits for the device, so the time is right
+        self.meter.seconds += time.perf_counter() - start
+        self.seconds += time.perf_counter() - start
+        if bad:
+            self._stop_for_nan(", ".join(bad), self.step if self.device.type == "cpu" else first + 1)
+
+    def _stop_for_nan(self, what: str, first: int) -> None:
+        where = f"at step {self.step}" if first == self.step else f"between steps {first} and {self.step}"
+        saved = self.world.from_first(self.directory.load_checkpoint)
+        kept = f"the checkpoint of step {saved['step']} is kept" if saved else "there was no checkpoint yet"
+        raise ValueError(
+            f"{what} is no longer finite, {where}: {kept} in {self.directory.path}; start again with --force or another "
+            "--out and a lower --lr, --clip-grad 1, --warmup-steps, or smaller lambdas"
+        )
+
+    def _log(self) -> None:
+        means, rate = self.meter.means(), self.meter.images_per_second
+        lr, epoch = self.optimizer.param_groups[0]["lr"], self.step / self.steps_per_epoch
+        self.directory.log(step=self.step, epoch=round(epoch, 4), lr=lr, **means, images_per_second=round(rate, 1))
+        self.progress.step(self.step, means, rate)
+        self.meter.reset()
+
+    # --- evaluation, saving ---------------------------------------------------------------------------
+
+    @property
+    def final_model(self) -> SWWAE:
+        """The model that is judged and kept: the average where there is one."""
+        return self.task.trainable_module_ema.module if self.task.has_ema() else self.model
+
+    @property
+    def validates(self) -> bool:
+        """Whether there is a validation error: without lambda_nll the classifier stays as it was drawn."""
+        return self.val is not None and self.lambdas.nll > 0
+
+    def error_on(self, images: ResidentImages) -> float:
+        return classification_error(
+            self._model_to_judge(), images.images, images.labels, self._prepare_eval, self.autocast, world=self.world
+        )
+
+    def _model_to_judge(self) -> SWWAE:
+        self.world.copy_buffers(self.final_model)
+        return self.final_model
+
+    def _prepare_eval(self, images: Tensor) -> Tensor:
+        layout = torch.channels_last if self.config.channels_last else torch.contiguous_format
+        return self.prepare(images).contiguous(memory_format=layout)
+
+    def _evaluate(self) -> None:
+        """Validation error, and best/ where it is the lowest so far.  Test images are not looked at."""
+        if not self.validates:
+            return
+        self.val_error = self.error_on(self.val)
+        self.directory.log(step=self.step, val_error=self.val_error)
+        self.progress.evaluated(self.step, self.val_error)
+        if self.val_error < self.best_error:
+            self.best_error, self.best_step = self.val_error, self.step
+            self.directory.save_model("best", self.final_model)
+
+    def _save(self) -> None:
+        """last/ and checkpoint.pt, and best/ too where no validation error chooses it."""
+        if not all(bool(p.isfinite().all()) for p in self.model.parameters()):  # a finite loss can have a NaN gradient
+            self._stop_for_nan("a weight", self.step)
+        for name in ("last",) if self.validates else ("last", "best"):
+            self.directory.save_model(name, self.final_model)
+        self.directory.save_checkpoint(capture(self))
+        self.world.barrier()  # a process that ended before rank 0 has written would have it stopped by the launcher
+
+    def _finish(self) -> dict[str, Any]:
+        """Test error of the last model, pictures, result.json."""
+        classifies = self.lambdas.nll > 0 and self.test is not None and self.test.labels is not None
+        reconstructs = self.lambdas.runs_decoder
+        result: dict[str, Any] = {
+            "model": self.config.model,
+            "steps": self.step,
+            "seconds": round(self.seconds, 1),
+            "val_error": self.val_error,
+            "best_val_error": self.best_error if self.validates else None,
+            "best_step": self.best_step if self.validates else self.step,
+            "test_error": self.error_on(self.test) if classifies else None,
+            "test_rec": mean_reconstruction_loss(
+                self._model_to_judge(), self.test.images, self._prepare_eval, self.autocast, world=self.world
+            )
+            if reconstructs and self.test
+            else None,
+        }
+        if reconstructs and self.world.first:
+            shown = self._prepare_eval((self.test or self.val or self.labeled).images[:16])
+            self.directory.draw(
+                "reconstructions.png", lambda path: pictures.draw_reconstructions(path, self.final_model, shown)
+            )
+        if self.world.first:
+            self.directory.draw("curves.png", lambda path: pictures.draw_curves(path, self.directory.metrics()))
+        self.directory.write_json("result.json", result)
+        return result

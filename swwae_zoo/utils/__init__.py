@@ -1,0 +1,1 @@
+"""Processes, files, provenance, precision."""

@@ -1,0 +1,73 @@
+"""Whoever reads while another pushes gets one commit or the other, never the configuration of one with the weights of another."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hub_server.client import Client, digest
+from hub_server.fixtures import TOKEN, OnePath, make_run
+
+ROUNDS = 200 if os.environ.get("SWWAE_SLOW") else 50
+PUSH = f"""
+import os, threading, swwae_zoo
+os.environ["HF_TOKEN"] = {TOKEN!r}
+runs, answer = RUNS, 0
+while not os.path.exists(STOP):
+    pushed = swwae_zoo.push(runs[answer % 2], "zoo/swwae_svhn.moving")
+    assert pushed.status == "pushed", pushed
+    answer += 1
+    threading.Event().wait(0.05)  # leave the reader some of the processor
+"""
+READ = f"""
+import hashlib, timm, swwae_zoo
+from swwae_zoo.hub import pull
+def load(name, tries=3):
+    try:
+        return timm.create_model(name, pretrained=True)
+    except (OSError, ValueError) as error:  # timm asks for a branch's config.json twice, and a push can come between
+        torn.append(str(error))
+        assert name.startswith("hf-hub:") and tries and ("Consistency check failed" in str(error) or "load it again" in str(error)), error
+        return load(name, tries - 1)
+found, torn = [], []
+for i in range({ROUNDS}):
+    name = ("hf-hub:zoo/swwae_svhn.moving", "swwae_svhn.moving", None)[i % 3]
+    if name is None:
+        name = f"local-dir:{{pull('zoo/swwae_svhn.moving').folder}}"
+    model = load(name)
+    sha256 = hashlib.sha256()
+    for key, tensor in sorted(model.state_dict().items()):
+        sha256.update(key.encode() + tensor.contiguous().numpy().tobytes())
+    found.append([model.decoder.stages[0].pool, model.pretrained_cfg.get("notes"), sha256.hexdigest()])
+answer = [found, torn]
+"""
+
+
+@pytest.fixture
+def reader(path: OnePath, tmp_path: Path) -> Iterator[Client]:
+    client = Client(tmp_path / "home", **path.env)
+    yield client
+    client.close()
+
+
+def test_a_reader_never_gets_a_mixture(path: OnePath, reader: Client, tmp_path: Path) -> None:
+    """The two differ in what config.json says and in the weights, but not in the weights' shapes: a mixture would load."""
+    notation = "(4)3c-2p-(4)3c-2p-10fc"
+    soft = make_run(tmp_path / "soft", "swwae_svhn", args={"notation": notation, "pool": "soft"}, contrast="image")
+    hard = make_run(tmp_path / "hard", "swwae_svhn", args={"notation": notation})
+    assert [p.shape for p in soft.parameters()] == [p.shape for p in hard.parameters()]
+    allowed = {("soft", "contrast=image", digest(soft)), ("hard", None, digest(hard))}
+    path.push(tmp_path / "hard", "zoo/swwae_svhn.moving")
+    runs, stop = [str(tmp_path / "soft"), str(tmp_path / "hard")], tmp_path / "stop"
+    path.client.send(do="run", code=PUSH.replace("RUNS", repr(runs)).replace("STOP", repr(str(stop))), token=TOKEN)
+    try:
+        seen, torn = reader.tell(do="run", code=READ, token=TOKEN)
+    finally:
+        stop.touch()
+        pushes = path.client.answer()
+    found = [(pool, notes[0] if notes else None, weights) for pool, notes, weights in seen]
+    assert len(found) == ROUNDS and set(found) == allowed
+    assert len(torn) < ROUNDS / 4, torn
+    assert (
+        pushes > ROUNDS / 10 and sum(a != b for a, b in zip(found, found[1:], strict=False)) > ROUNDS / 20
+    )  # they did run side by side

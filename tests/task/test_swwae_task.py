@@ -1,0 +1,191 @@
+"""One training step: which parts run, on which images, for which lambdas."""
+
+import copy
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+import swwae_zoo  # noqa: F401  registers the models
+from swwae_zoo.data import IndexStream
+from swwae_zoo.loss.objective import Lambdas
+from swwae_zoo.task.swwae_task import SWWAETask
+
+TARGET = torch.tensor([0, 3, 6])
+IMAGES = torch.rand(8, 1, 12, 12, generator=torch.Generator().manual_seed(0))  # 3 labelled, 5 not
+
+SUPERVISED = Lambdas(1.0, 0.0, 0.0)
+UNSUPERVISED = Lambdas(0.0, 1.0, (2.0, 0.5))
+SEMI_SUPERVISED = Lambdas(1.0, 3.0, (2.0, 0.5), 0.1)
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return timm.create_model("swwae_mnist", notation="(4)3c-2p-(6)3c-2p-(8)3c-3p-7fc", img_size=12)
+
+
+def fail(*args, **kwargs):
+    raise AssertionError("this part was not to run")
+
+
+def watch(module):
+    """Batch sizes that a module is given from now on."""
+    seen = []
+    module.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[0]))
+    return seen
+
+
+def test_eq_1_by_hand(model):
+    out = SWWAETask(model, SEMI_SUPERVISED)(IMAGES, TARGET)
+    encoding = model.forward_encoder(IMAGES)
+    decoding = model.forward_decoder(encoding)
+    logits = model(IMAGES[:3])
+    nll = F.cross_entropy(logits, TARGET)
+    rec = F.mse_loss(decoding.reconstruction, IMAGES)
+    first, second = (F.mse_loss(decoded, what) for what, decoded in decoding.middles)
+    l1 = sum(what.abs().mean() for what in encoding.whats)
+    torch.testing.assert_close(out["output"], logits)
+    torch.testing.assert_close(
+        [out[name] for name in ("nll", "rec", "middle", "l1", "loss")],
+        [nll, rec, first + second, l1, nll + 3 * rec + 2 * first + 0.5 * second + 0.1 * l1],
+    )
+    assert [name for name, value in out.items() if value.requires_grad] == ["loss"]
+
+
+def test_supervised_is_the_plain_convnet(model):
+    model.forward_encoder = model.decoder.forward = fail
+    seen = watch(model.stages[0]), watch(model.head)
+    task = SWWAETask(model, SUPERVISED)
+    assert not task.uses_unlabeled
+    out = task(IMAGES, TARGET)
+    assert out.keys() == {"loss", "output", "nll"} and seen == ([3], [3])  # the unlabelled are not even encoded
+    torch.testing.assert_close(out["loss"], F.cross_entropy(model(IMAGES[:3]), TARGET))
+
+
+def test_zeros_per_middle_are_supervised_too(model):
+    model.decoder.forward = fail
+    assert SWWAETask(model, Lambdas(1.0, 0.0, (0.0, 0.0)))(IMAGES, TARGET).keys() == {"loss", "output", "nll"}
+
+
+def test_the_rival_penalty_needs_no_decoder(model):
+    model.decoder.forward = fail
+    task = SWWAETask(model, Lambdas(1.0, 0.0, (0.0, 0.0), l1=0.5))
+    assert task.uses_unlabeled
+    out = task(IMAGES, TARGET)
+    assert out.keys() == {"loss", "output", "nll", "l1"}
+    torch.testing.assert_close(out["loss"], out["nll"] + 0.5 * out["l1"], check_stride=False)
+
+
+def test_the_head_sees_labelled_images_only(model):
+    seen, decoded = watch(model.head), watch(model.decoder.stages[0])
+    encoded = []
+    forward = model.stages[0].forward_switch
+    model.stages[0].forward_switch = lambda x: (encoded.append(x.shape[0]), forward(x))[1]
+    SWWAETask(model, SEMI_SUPERVISED)(IMAGES, TARGET)
+    assert (encoded, seen, decoded) == ([8], [3], [8])  # one pass over all images
+
+
+def test_unsupervised_leaves_the_head_alone(model):
+    task = SWWAETask(model, UNSUPERVISED)
+    task(IMAGES, TARGET)["loss"].backward()
+    without = {name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()}
+    assert without == {"head.fc.weight", "head.fc.bias"}
+    weights = copy.deepcopy([p.grad for p in model.stages.parameters()])
+    model.zero_grad()
+    out = task(IMAGES, TARGET[:0])  # no labelled image is needed, and labels change nothing
+    out["loss"].backward()
+    assert out["nll"].item() == 0 and out["output"].shape == (0, 7)
+    torch.testing.assert_close([p.grad for p in model.stages.parameters()], weights)
+
+
+def test_a_nan_in_a_term_of_weight_0_stays_out(model):
+    with torch.no_grad():
+        model.head.fc.weight.fill_(float("nan"))
+    out = SWWAETask(model, UNSUPERVISED)(IMAGES, TARGET)
+    assert out["nll"].isnan() and out["loss"].isfinite()
+
+
+def test_semi_supervised_learns_from_both_streams(model):
+    task = SWWAETask(model, SEMI_SUPERVISED)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    losses = []
+    for _ in range(8):
+        optimizer.zero_grad()
+        out = task(IMAGES, TARGET)
+        out["loss"].backward()
+        assert all(p.grad is not None for p in model.parameters())
+        optimizer.step()
+        losses.append(out)
+    for name in ("loss", "nll", "rec"):
+        assert losses[-1][name] < losses[0][name]
+
+
+def test_detached_targets(model):
+    def gradient_of_middles(detach):
+        model.zero_grad()
+        SWWAETask(model, Lambdas(0.0, 0.0, (0.0, 1.0)), detach_targets=detach)(IMAGES, TARGET)["loss"].backward()
+        return torch.cat([p.grad.flatten() for p in model.stages[1].parameters()])
+
+    assert not torch.allclose(gradient_of_middles(True), gradient_of_middles(False))
+    middle = model.forward_swwae(IMAGES).middles[1]
+    model.zero_grad()
+    F.mse_loss(middle[1], middle[0].detach()).backward()
+    torch.testing.assert_close(
+        torch.cat([p.grad.flatten() for p in model.stages[1].parameters()]), gradient_of_middles(True)
+    )
+
+
+@pytest.mark.parametrize("lambdas", [UNSUPERVISED, SEMI_SUPERVISED], ids=["unsupervised", "semi-supervised"])
+def test_a_compiled_step_is_the_eager_one(model, lambdas):
+    torch._dynamo.reset()
+    results = []
+    for compiled in (False, True):
+        net = copy.deepcopy(model)
+        task = SWWAETask(net, lambdas)
+        if compiled:
+            assert task.compile(backend="aot_eager") is net
+        out = task(IMAGES, TARGET)
+        out["loss"].backward()
+        results.append((out, {name: p.grad for name, p in net.named_parameters() if p.grad is not None}))
+    torch.testing.assert_close(results[1], results[0])
+
+
+def test_lambdas_that_do_not_fit_are_told_at_once(model):
+    with pytest.raises(ValueError, match="lambda_middle has 3 values, but the model has 2 middles"):
+        SWWAETask(model, Lambdas(middle=(1.0, 1.0, 1.0)))
+
+
+def test_compiled_once_for_a_whole_run():
+    """No graph break, and one graph for every batch: the streams never hand out a smaller last one."""
+    torch.compiler.reset()
+    model = timm.create_model("swwae_mnist", notation="(4)3c-2p-(4)3c-2p-10fc")
+    task = SWWAETask(model, Lambdas(1.0, 1.0, 1.0))
+    task.compile(backend="aot_eager")  # fullgraph: a break would be an error
+    labeled, unlabeled = IndexStream(7, 3, seed=0), IndexStream(11, 4, seed=1)
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        while unlabeled.epoch < 3:  # 7 and 11 images don't divide into these batches
+            images = torch.rand(len(labeled.next()) + len(unlabeled.next()), 1, 32, 32)
+            task(images, torch.randint(10, (3,)))["loss"].backward()
+    assert labeled.epoch > 1
+
+
+def test_without_the_decoders_lambdas_a_step_is_the_plain_convnets():
+    """The same arithmetic, counted: forward, backward, and nothing for the unlabelled images."""
+    model = timm.create_model("swwae_mnist", notation="(4)3c-2p-(4)3c-2p-10fc")
+    task, images, target = SWWAETask(model, Lambdas(1.0, 0.0, 0.0)), torch.rand(5, 1, 32, 32), torch.randint(10, (2,))
+    convnet = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 4, 3, padding=1), torch.nn.ReLU(), torch.nn.MaxPool2d(2),
+        torch.nn.Conv2d(4, 4, 3, padding=1), torch.nn.ReLU(), torch.nn.MaxPool2d(2),
+        torch.nn.Flatten(), torch.nn.Linear(256, 10))  # fmt: skip
+    flops = []
+    for work in (
+        lambda: task(images, target)["loss"],
+        lambda: torch.nn.functional.cross_entropy(convnet(images[:2]), target),
+    ):
+        with FlopCounterMode(display=False) as counter:
+            work().backward()
+        flops.append(counter.get_total_flops())
+    assert flops[0] == flops[1] > 0

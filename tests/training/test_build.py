@@ -1,0 +1,74 @@
+"""Runs that start from another run's weights, whole or with a frozen encoder."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file
+
+from swwae_zoo.config import RunConfig
+from swwae_zoo.training.build import build_model, load_initial
+from swwae_zoo.training.rounds import train_rounds
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+TINY = {"notation": "(4)3c-2p-(4)3c-2p-10fc", "img_size": 32}
+BASE = RunConfig(model_args=TINY, num_labels=50, num_val=50, steps=4, batch_size=24, labeled_batch=16, lr=1e-2)
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An unsupervised run."""
+    out = tmp_path_factory.mktemp("learned") / "run"
+    train_rounds(replace(BASE, lambda_nll=0.0, out=str(out)))
+    return out
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "last" / "model.safetensors")
+
+
+@pytest.mark.parametrize("name", [".", "best", "last"])
+def test_a_run_starts_from_anothers_weights(learned: Path, name: str) -> None:
+    model = build_model(replace(BASE, seed=5, init=str(learned / name)), num_classes=10)
+    saved = weights(learned)
+    assert all(torch.equal(value, saved[key]) for key, value in model.state_dict().items())
+    fresh = build_model(replace(BASE, seed=5), num_classes=10)
+    assert not torch.equal(fresh.stages[0].convs[0].conv.weight, model.stages[0].convs[0].conv.weight)
+
+
+def test_a_frozen_encoder_keeps_them_and_the_classifier_learns(learned: Path, tmp_path: Path) -> None:
+    supervised = replace(BASE, init=str(learned), lambda_rec=0.0, lambda_middle=0.0)
+    train_rounds(replace(supervised, freeze_stages=2, out=str(tmp_path / "frozen")))
+    train_rounds(replace(supervised, out=str(tmp_path / "free")))
+    saved, frozen, free = weights(learned), weights(tmp_path / "frozen"), weights(tmp_path / "free")
+    for key in saved:
+        if key.startswith("stages."):
+            assert torch.equal(saved[key], frozen[key]) and not torch.equal(saved[key], free[key]), key
+    assert not torch.equal(saved["head.fc.weight"], frozen["head.fc.weight"])
+
+
+def test_other_classes_leave_the_classifier_as_it_was_drawn(learned: Path) -> None:
+    model = timm.create_model("swwae_mnist", **TINY, num_classes=7)
+    drawn = model.head.fc.weight.clone()
+    load_initial(model, learned)
+    assert torch.equal(model.head.fc.weight, drawn)
+    assert torch.equal(model.stages[1].convs[0].conv.weight, weights(learned)["stages.1.convs.0.conv.weight"])
+
+
+def test_what_can_not_be_started_from_is_said_in_a_line(learned: Path, tmp_path: Path) -> None:
+    wider = replace(BASE, init=str(learned), model_args={**TINY, "notation": "(5)3c-2p-(4)3c-2p-10fc"})
+    deeper = replace(BASE, init=str(learned), model_args={**TINY, "notation": "(4)3c-2p-(4)3c-2p-(4)3c-2p-10fc"})
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "model.safetensors").write_bytes(b"nothing")
+    for config, words in (
+        (replace(BASE, init=str(tmp_path)), "holds no weights"),
+        (wider, "of another net"),
+        (deeper, "of another net"),
+        (replace(BASE, init=str(broken)), "can't be read"),
+    ):
+        with pytest.raises(ValueError, match=words) as caught:
+            build_model(config, num_classes=10)
+        assert "\n" not in str(caught.value)

@@ -18,7 +18,7 @@ from timm.optim import create_optimizer_v2
 from torch import nn
 
 import swwae_zoo
-from swwae_zoo.loss.objective import Lambdas, middle_losses, nll_loss, reconstruction_loss, total_loss
+from swwae_zoo.loss import Lambdas, middle_losses, nll_loss, reconstruction_loss, total_loss
 from swwae_zoo.utils.provenance import provenance
 
 
@@ -30,8 +30,9 @@ def losses(model: nn.Module, kind: str, images: torch.Tensor, target: torch.Tens
     if kind == "watched":
         return nll
     decoding = model.forward_decoder(encoding)
+    middles = middle_losses(decoding.middles)
     return total_loss(
-        Lambdas(), nll, reconstruction_loss(decoding.reconstruction, images), middle_losses(decoding.middles)
+        Lambdas(), {"nll": nll, "rec": reconstruction_loss(decoding.reconstruction, images), "middle": middles}
     )
 
 

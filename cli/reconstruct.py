@@ -19,7 +19,7 @@ def reconstruct(
 ) -> None:
     """Draw images above their reconstruction from what and where, and from the what alone."""
     from swwae_zoo.analysis.load import load_saved, read_pictures
-    from swwae_zoo.loss.objective import reconstruction_loss
+    from swwae_zoo.loss import reconstruction_loss
     from swwae_zoo.training import figures as pictures
     from swwae_zoo.training.build import resolve_device
     from swwae_zoo.utils.files import atomic_write

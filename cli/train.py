@@ -46,15 +46,24 @@ def train(
     overrides = {key.name: value_of(key, given[key.name]) for key in fields(config.RunConfig)}
     overrides = wrapping(overrides, backbone=backbone, pools=pools, decoder=decoder)
     base = base_recipe(recipe, resume, overrides["model"] or config.RunConfig.model, overrides["out"])
-    run = config.merge(config.read_recipe(base) if base else None, overrides)
+    recipe_of_run = config.read_recipe(base) if base else None
+    run = config.merge(recipe_of_run, overrides, adapt=not resume)
+    notes = what_gave_way(recipe_of_run, overrides) if recipe_of_run is not None and not resume else ()
 
     from swwae_zoo.models._registry import check_model_name
     from swwae_zoo.training.rounds import train_rounds
 
     check_model_name(run.model)
-    rounds = train_rounds(run, resume=resume, force=force)
+    rounds = train_rounds(run, resume=resume, force=force, notes=notes)
     if as_json and rounds:  # of many processes one has results
         typer.echo(json.dumps(rounds))
+
+
+def what_gave_way(recipe: config.RunConfig, overrides: dict[str, Any]) -> tuple[str, ...]:
+    """A line that names the keys that were the recipe's for its own data or length, with the values they take."""
+    changed = config.fallbacks(recipe, overrides)
+    values = ", ".join(config.toml_line(name, value) for name, value in changed.items())
+    return (f"data or length are not the recipe's, so: {values}",) if changed else ()
 
 
 def wrapping(overrides: dict[str, Any], **options: str | None) -> dict[str, Any]:
@@ -87,8 +96,8 @@ def value_of(key: Field, given: Any) -> Any:
     """A flag's text in its field's type; None where the flag was not given."""
     if given is None or given == []:
         return None
-    if key.name == "model_args":
-        return dict(map(config.parse_model_arg, given))
+    if is_table(key):
+        return dict(config.parse_model_arg(text, key.name) for text in given)
     if not is_list(key):
         return given
     try:
@@ -102,13 +111,17 @@ def is_list(key: Field) -> bool:
     return key.type in (list[float], float | list[float])
 
 
+def is_table(key: Field) -> bool:
+    return key.type == dict[str, config.ModelArg]
+
+
 def flag(key: Field) -> inspect.Parameter:
     """The typer option of one field; its default None means "not given"."""
     names = list(config.flags(key))
     kind, metavar = key.type, None
     if key.type is bool:
         names[0] += f"/--no-{names[0].removeprefix('--')}"
-    elif key.name == "model_args":
+    elif is_table(key):
         kind, metavar = list[str], "KEY=VALUE"
     elif is_list(key):
         kind, metavar = str, "NUMBER,..."

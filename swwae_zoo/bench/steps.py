@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from swwae_zoo.bench.memory import LiveBytes
 from swwae_zoo.bench.plain import PlainSWWAE
-from swwae_zoo.loss.objective import Lambdas
+from swwae_zoo.loss import Lambdas
 from swwae_zoo.models._base import SWWAE
 from swwae_zoo.task.swwae_task import SWWAETask
 from swwae_zoo.utils.precision import Autocast

@@ -1,21 +1,36 @@
 """The typed configuration of a run: schema, fields and recipes. No torch, so that `swwae --help` answers at once."""
 
-from swwae_zoo.config.fields import ModelArg, expected, flags
+from swwae_zoo.config.fields import ModelArg, expected, flags, toml_line
 from swwae_zoo.config.recipes import default_recipe, read_recipe, recipe_names, recipe_title, to_toml
-from swwae_zoo.config.schema import GROUPS, RunConfig, merge, parse_model_arg, validate
+from swwae_zoo.config.schema import (
+    GROUPS,
+    SCHEMA,
+    RunConfig,
+    fallbacks,
+    lambdas,
+    merge,
+    parse_model_arg,
+    validate,
+    without_lambdas,
+)
 
 __all__ = [
     "GROUPS",
+    "SCHEMA",
     "ModelArg",
     "RunConfig",
     "default_recipe",
     "expected",
+    "fallbacks",
     "flags",
+    "lambdas",
     "merge",
     "parse_model_arg",
     "read_recipe",
     "recipe_names",
     "recipe_title",
     "to_toml",
+    "toml_line",
     "validate",
+    "without_lambdas",
 ]

@@ -8,7 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from swwae_zoo.config.fields import toml_comment, toml_line
-from swwae_zoo.config.schema import GROUPS, RunConfig, _check_known, _nearest
+from swwae_zoo.config.schema import GROUPS, SCHEMA, RunConfig, check_known, nearest
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -31,7 +31,10 @@ def read_recipe(name_or_path: str | Path) -> RunConfig:
     text = _recipe_text(name_or_path)
     try:
         table = tomllib.loads(text)
-        _check_known(table)
+        schema = table.pop("schema", SCHEMA)
+        if schema != SCHEMA:
+            raise ValueError(f"schema: got {schema!r}, expected {SCHEMA}, the one that this version of swwae_zoo knows")
+        check_known(table)
         return RunConfig(**table)
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"recipe {name_or_path}: not valid TOML: {error}") from None
@@ -60,12 +63,16 @@ def default_recipe(model: str) -> str | None:
 
 def to_toml(config: RunConfig) -> str:
     """Writes a complete recipe, every key in it; `read_recipe` of it gives an equal configuration."""
-    lines = [toml_comment(f"{config.model} on {config.data}, {config.num_labels or 'all'} labels")]
+    lines = [
+        toml_comment(f"{config.model} on {config.data}, {config.num_labels or 'all'} labels"),
+        f"schema = {SCHEMA}",
+    ]
+    tables = [key.name for key in fields(config) if isinstance(getattr(config, key.name), dict)]
     for group in GROUPS:
-        names = [key.name for key in fields(config) if key.metadata["group"] == group and key.name != "model_args"]
+        names = [key.name for key in fields(config) if key.metadata["group"] == group and key.name not in tables]
         lines += ["", f"# {group}", *(toml_line(name, getattr(config, name)) for name in names)]
-    # The table stands last: every line below its head belongs to it.
-    lines += ["", "[model_args]", *(toml_line(name, value) for name, value in config.model_args.items())]
+    for table in tables:  # last: every line below a table's head belongs to it
+        lines += ["", f"[{table}]", *(toml_line(name, value) for name, value in getattr(config, table).items())]
     return "\n".join(lines) + "\n"
 
 
@@ -77,12 +84,12 @@ def _recipe_text(name_or_path: str | Path) -> str:
         file = Path(name).expanduser()
     else:
         raise ValueError(
-            f"recipe {name}: no such recipe{_nearest(name, names) or ';'} `swwae recipes` lists them; or give a path to a .toml file"
+            f"recipe {name}: no such recipe{nearest(name, names) or ';'} `swwae recipes` lists them; or give a path to a .toml file"
         )
     try:
         return file.read_text(encoding="utf-8-sig")  # Windows editors put a byte order mark in front
     except FileNotFoundError:
-        raise ValueError(f"recipe {name}: no such file{_nearest(Path(name).stem, names)}") from None
+        raise ValueError(f"recipe {name}: no such file{nearest(Path(name).stem, names)}") from None
     except OSError as error:
         raise ValueError(f"recipe {name}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:

@@ -12,9 +12,20 @@ from typing import Any
 
 from swwae_zoo.config.fields import ModelArg, checked, convert, option
 
-__all__ = ["GROUPS", "RunConfig", "merge", "parse_model_arg", "validate"]
+__all__ = [
+    "GROUPS",
+    "SCHEMA",
+    "RunConfig",
+    "fallbacks",
+    "lambdas",
+    "merge",
+    "parse_model_arg",
+    "validate",
+    "without_lambdas",
+]
 
-GROUPS = ("Model", "Data", "Loss", "Training", "Machine", "Run")
+GROUPS = ("Model", "Data", "Views", "Loss", "Training", "Machine", "Run")
+SCHEMA = 1  # of the keys and their defaults: recipes state what differs from them, so neither changes without it
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?", re.ASCII)
 _INT = re.compile(r"[+-]?\d+", re.ASCII)
 _FLOAT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
@@ -37,12 +48,16 @@ class RunConfig:
     data_dir: str = option("Data", "", "Where data sets lie (else SWWAE_DATA, else ~/.cache/swwae_zoo).")
     num_labels: int = option(
         "Data", 0, "Labelled images, class-balanced, drawn by the seed; 0 = all.",
-        minimum=0, flags=("--labels", "--num-labels"),
+        minimum=0, elsewhere=0, flags=("--labels", "--num-labels"),
     )  # fmt: skip
     unlabeled: str = option(
-        "Data", "same", "Unlabelled images: same, none, tinyimages[:PATH], or other data.", required=True
+        "Data",
+        "same",
+        "Unlabelled images: same, none, tinyimages[:PATH], or other data.",
+        required=True,
+        elsewhere="same",
     )
-    exclude: str = option("Data", "", "Unlabelled images to leave out: 1-based:FILE or 0-based:FILE.")
+    exclude: str = option("Data", "", "Unlabelled images to leave out: 1-based:FILE or 0-based:FILE.", elsewhere="")
     copies: str = option(
         "Data", "auto", "Copies of test images to leave out of another unlabelled set.",
         choices=("auto", "off", "exact", "near"),
@@ -51,13 +66,36 @@ class RunConfig:
         "Data", "auto", "Where unlabelled images lie; auto = on disk when too many.",
         choices=("auto", "memory", "disk"),
     )  # fmt: skip
-    num_val: int = option("Data", 0, "Validation images held out of the training set.", minimum=0)
+    num_val: int = option(
+        "Data", 0, "Validation images held out of the training set; -1 = a tenth.", minimum=-1, elsewhere=-1
+    )
     contrast: str = option("Data", "none", "Contrast normalisation of each image.", choices=("none", "image"))
-    translate: int = option("Data", 0, "Random shift of a training image, in pixels each way.", minimum=0)
-    mirror: bool = option("Data", False, "Random horizontal mirror of a training image.")
     bad_images: str = option(
         "Data", "refuse", "What to do with unreadable images in a folder.", choices=("refuse", "skip")
     )
+
+    augment: str = option(
+        "Views",
+        "none",
+        "Random view of a training image that surely keeps its class.",
+        choices=("none", "shift", "photo"),
+    )
+    augment_args: dict[str, ModelArg] = option(
+        "Views",
+        {},
+        "KEY=VALUE, an amount of --augment (shift, rotation, ...); may be repeated.",
+        flags=("--augment-arg",),
+    )
+    strong: str = option(
+        "Views", "none", "Strong view of an unlabelled image, for consistency.", choices=("none", "grey", "photo")
+    )
+    strong_args: dict[str, ModelArg] = option(
+        "Views", {}, "KEY=VALUE, an amount of --strong; may be repeated.", flags=("--strong-arg",)
+    )
+    labeled_view: str = option(
+        "Views", "weak", "View of the labelled images: weak is that of --augment.", choices=("weak", "strong")
+    )
+    mirror: bool = option("Views", True, "Mirrored images keep their class; off for digits.")
 
     lambda_nll: float = option("Loss", 1.0, "Weight of the classification loss.", minimum=0)
     lambda_rec: float = option("Loss", 1.0, "Weight of the image's reconstruction loss, L2rec.", minimum=0)
@@ -65,34 +103,54 @@ class RunConfig:
         "Loss", 1.0, "Weight of the middle losses, L2M: one, or one per middle, shallow to deep.", minimum=0
     )
     lambda_l1: float = option("Loss", 0.0, "Weight of the L1 penalty, the paper's rival in Table 4.", minimum=0)
+    lambda_consistency: float = option("Loss", 0.0, "Weight of the consistency of a weak and a strong view.", minimum=0)
+    lambda_cross: float = option(
+        "Loss", 0.0, "Weight of reconstruction by what of the strong and where of the weak view.", minimum=0
+    )
+    lambda_other: dict[str, ModelArg] = option(
+        "Loss",
+        {},
+        "NAME=WEIGHT of a term that was registered from outside; may be repeated.",
+        flags=("--lambda-other",),
+    )
     detach_targets: bool = option("Loss", False, "Stop the gradient of L2M into the encoder's targets.")
+    confidence: float = option(
+        "Loss", 0.95, "Least probability at which the teacher's class becomes a target.", above=0, maximum=1
+    )
+    ramp: float = option(
+        "Loss", 0.2, "Share of the run over which consistency rises to its weight.", minimum=0, maximum=1
+    )
+    fade: float = option(
+        "Loss", 0.0, "Share of the run, at its end, over which reconstruction falls to 0.", minimum=0, maximum=1
+    )
 
     steps: int = option("Training", 0, "Length of a round in steps; replaces epochs.", minimum=0)
     epochs: int = option("Training", 0, "Length of a round in passes over the unlabelled images.", minimum=0)
     batch_size: int = option("Training", 128, "Unlabelled images a step.", minimum=1)
     labeled_batch: int = option("Training", 64, "Labelled images a step.", minimum=1)
     opt: str = option("Training", "adamw", "Optimiser, by timm's name.", required=True)
-    lr: float = option("Training", 1e-3, "Highest learning rate.", above=0)
+    lr: float = option("Training", 1e-3, "Peak learning rate.", above=0)
     weight_decay: float = option("Training", 0.0, "Weight decay.", minimum=0)
     momentum: float = option("Training", 0.9, "Momentum of optimisers that have one.", minimum=0, below=1)
     opt_betas: list[float] = option(
         "Training", [], "Betas of optimisers that have them; none = its own.", minimum=0, below=1
     )
-    clip_grad: float = option("Training", 0.0, "Largest norm of the gradient; 0 = any.", minimum=0)
-    sched: str = option(
-        "Training", "cosine", "Course of the learning rate.", choices=("cosine", "tanh", "poly", "constant")
-    )
-    warmup_steps: int = option("Training", 0, "Steps over which the learning rate rises to its highest.", minimum=0)
+    clip_grad: float = option("Training", 0.0, "Clip the gradient norm; 0 = no clipping.", minimum=0)
+    sched: str = option("Training", "cosine", "Learning-rate schedule.", choices=("cosine", "tanh", "poly", "constant"))
+    warmup_steps: int = option(
+        "Training", 0, "Steps of linear warm-up to the peak rate; -1 = a twentieth of the run.", minimum=-1,
+        elsewhere=-1, at_length=-1,
+    )  # fmt: skip
     min_lr: float = option("Training", 0.0, "Learning rate at the end of the schedule.", minimum=0)
     lr_encoder: float = option("Training", 0.0, "Learning rate of all but decoder and classifier; 0 = lr.", minimum=0)
     layer_decay: float = option(
         "Training", 1.0, "Factor on the learning rate for each layer further from the classifier.", above=0, maximum=1
     )
-    freeze_stages: int = option(
-        "Training", 0, "Stages that keep their weights, from the image on; 1 = the stem.", minimum=0
+    freeze_stages: int = option("Training", 0, "Freeze the first stages; 1 = the stem.", minimum=0)
+    norm_eval: bool = option("Training", False, "Freeze the statistics of the encoder's batch norm.")
+    ema: float = option(
+        "Training", 0.0, "Decay of the moving average (EMA) of the weights; 0 = off.", minimum=0, below=1
     )
-    norm_eval: bool = option("Training", False, "Batch norm of the encoder keeps its statistics, as in evaluation.")
-    ema: float = option("Training", 0.0, "Decay of the weights' moving average; 0 = off.", minimum=0, below=1)
 
     device: str = option("Machine", "auto", "auto, cpu, cuda, cuda:N or mps.")
     amp: str = option(
@@ -109,11 +167,13 @@ class RunConfig:
 
     init: str = option("Run", "", "Weights to start from: a run directory, or its best/ or last/.")
     seed: int = option("Run", 0, "Seed of the first round; each further round adds 1.", minimum=0, maximum=2**32 - 1)
-    rounds: int = option("Run", 1, "Rounds, each with freshly drawn labels.", minimum=1)
-    twin: bool = option("Run", False, "After each round, train its lambda = 0 twin and report it beside.")
-    eval_every: int = option("Run", 0, "Steps between evaluations; 0 = ten in a round.", minimum=0)
-    save_every: int = option("Run", 0, "Steps between checkpoints; 0 = ten in a round.", minimum=0)
-    log_every: int = option("Run", 0, "Steps between lines of metrics.jsonl; 0 = fifty in a round.", minimum=0)
+    rounds: int = option("Run", 1, "Rounds, each with freshly drawn labels.", minimum=1, elsewhere=1)
+    twin: bool = option("Run", False, "After each round, train its lambda = 0 twin as well.", elsewhere=False)
+    eval_every: int = option("Run", 0, "Steps between evaluations; 0 = ten in a round.", minimum=0, at_length=0)
+    save_every: int = option("Run", 0, "Steps between checkpoints; 0 = ten in a round.", minimum=0, at_length=0)
+    log_every: int = option(
+        "Run", 0, "Steps between lines of metrics.jsonl; 0 = fifty in a round.", minimum=0, at_length=0
+    )
     out: str = option("Run", "", "Run directory (else runs/MODEL-DATA-LABELS).")
 
     def __post_init__(self) -> None:
@@ -139,8 +199,10 @@ def validate(config: RunConfig) -> None:
     if (config.steps > 0) == (config.epochs > 0):
         raise ValueError(f"steps, epochs: got {config.steps} and {config.epochs}, expected exactly one of them above 0")
     middle = config.lambda_middle if isinstance(config.lambda_middle, list) else [config.lambda_middle]
-    if not any([config.lambda_nll, config.lambda_rec, *middle]):
+    others = [value for name, value in lambdas(config).items() if name not in ("nll", "rec", "middle", "l1")]
+    if not any([config.lambda_nll, config.lambda_rec, *middle, *others]):
         raise ValueError("lambda_nll, lambda_rec, lambda_middle: got 0 for all, expected at least one above 0")
+    _validate_views(config)
     for name, value in config.model_args.items():
         if not isinstance(name, str) or not name.isidentifier():
             raise ValueError(f"model_args: got {name!r}, expected the name of an argument, such as drop_rate")
@@ -151,30 +213,93 @@ def validate(config: RunConfig) -> None:
             raise ValueError(f"model_args.{name}: got {value!r} ({kind}), expected true, false, a number or text")
 
 
-def merge(config: RunConfig | None, overrides: Mapping[str, Any]) -> RunConfig:
+def _validate_views(config: RunConfig) -> None:
+    for name, weight in config.lambda_other.items():
+        if isinstance(weight, (bool, str)) or not weight >= 0:
+            raise ValueError(f"lambda_other: got {name} = {weight!r}, expected a number at least 0")
+    for name in ("lambda_consistency", "lambda_cross"):
+        if not getattr(config, name):
+            continue
+        if config.strong == "none":
+            raise ValueError(f"{name}: needs strong views of the unlabelled images: give --strong grey or photo")
+        if config.unlabeled == "none":
+            raise ValueError(f"{name}: needs unlabelled images, got unlabeled = 'none': name some, or set {name} = 0")
+        if not config.ema:
+            raise ValueError(f"{name}: needs a teacher, the moving average of the weights: give --ema 0.99")
+    if config.labeled_view == "strong" and config.strong == "none":
+        raise ValueError("labeled_view: got 'strong', but strong = 'none': give --strong grey or photo")
+
+
+def lambdas(config: RunConfig) -> dict[str, Any]:
+    """The weight of each term of the loss, by the term's name: `lambda_rec = 1` is "rec": 1.0."""
+    own = {
+        key.name.removeprefix("lambda_"): getattr(config, key.name) for key in fields(config) if _is_lambda(key.name)
+    }
+    return {**own, **config.lambda_other}
+
+
+def without_lambdas(config: RunConfig) -> RunConfig:
+    """The plain convnet's recipe: every lambda but lambda_nll 0, those of terms from outside too."""
+    zero = {key.name: 0.0 for key in fields(config) if _is_lambda(key.name) and key.name != "lambda_nll"}
+    return replace(config, **zero, lambda_other={})
+
+
+def _is_lambda(name: str) -> bool:
+    return name.startswith("lambda_") and name != "lambda_other"
+
+
+def merge(config: RunConfig | None, overrides: Mapping[str, Any], adapt: bool = True) -> RunConfig:
     """Lays flags over a recipe.
 
     Args:
         config: the recipe; None = the defaults, which lack a length (steps or epochs must be among the overrides).
         overrides: values by key; None = not given. steps replaces the recipe's epochs and the other way round;
-            model_args is merged name by name.
+            tables are merged name by name.
+        adapt: what the recipe says for its own data or length alone gives way, see `fallbacks`; not for a resumed run.
 
     Raises:
         ValueError: for an unknown key, or a value that `validate` refuses.
     """
     given = {name: value for name, value in overrides.items() if value is not None}
-    _check_known(given)
+    check_known(given)
     if config is None:
         return RunConfig(**given)
-    if isinstance(given.get("model_args"), Mapping):
-        given["model_args"] = {**config.model_args, **given["model_args"]}
+    if adapt:
+        given = {**fallbacks(config, given), **given}
+    for key in fields(config):
+        if key.type == dict[str, ModelArg] and isinstance(given.get(key.name), Mapping):
+            given[key.name] = {**getattr(config, key.name), **given[key.name]}
     for name, other in (("steps", "epochs"), ("epochs", "steps")):
         if given.get(name) and other not in given:
             given[other] = 0
     return replace(config, **given)
 
 
-def parse_model_arg(text: str) -> tuple[str, ModelArg]:
+def fallbacks(config: RunConfig, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Keys that a recipe chose for its own data or its own length, with what they become under other ones.
+
+    Args:
+        config: the recipe.
+        overrides: what the user gave; those keys stay as given.
+
+    Returns:
+        Key -> value; empty where neither `data` nor `steps` or `epochs` differ from the recipe's.
+    """
+    given = {name: value for name, value in overrides.items() if value is not None}
+    rules = []
+    if given.get("data", config.data) != config.data:
+        rules.append("elsewhere")
+    if any(given.get(name) and given[name] != getattr(config, name) for name in ("steps", "epochs")):
+        rules.append("at_length")
+    return {
+        key.name: key.metadata[rule]
+        for rule in rules
+        for key in fields(config)
+        if rule in key.metadata and key.name not in given and getattr(config, key.name) != key.default
+    }
+
+
+def parse_model_arg(text: str, key: str = "model_args") -> tuple[str, ModelArg]:
     """Reads KEY=VALUE, typing true, false and numbers: `parse_model_arg("beta=100") == ("beta", 100)`.
 
     Raises:
@@ -182,7 +307,7 @@ def parse_model_arg(text: str) -> tuple[str, ModelArg]:
     """
     name, equals, value = (part.strip() for part in text.partition("="))
     if not equals or not name.isidentifier():
-        raise ValueError(f"model_args: got {text!r}, expected KEY=VALUE, such as drop_rate=0.5")
+        raise ValueError(f"{key}: got {text!r}, expected KEY=VALUE, such as drop_rate=0.5")
     if value.lower() in ("true", "false"):
         return name, value.lower() == "true"
     if _INT.fullmatch(value):
@@ -190,10 +315,10 @@ def parse_model_arg(text: str) -> tuple[str, ModelArg]:
     return name, float(value) if _FLOAT.fullmatch(value) else value
 
 
-def _check_known(names: Iterable[str]) -> None:
+def check_known(names: Iterable[str]) -> None:
     for name in names:
         if name not in _keys():
-            near = _nearest(name, _keys()) or "; `swwae train --help` lists them all"
+            near = nearest(name, _keys()) or "; `swwae train --help` lists them all"
             raise ValueError(f"unknown key {name!r}{near}")
 
 
@@ -201,6 +326,6 @@ def _keys() -> list[str]:
     return [key.name for key in fields(RunConfig)]
 
 
-def _nearest(name: str, names: list[str]) -> str:
+def nearest(name: str, names: list[str]) -> str:
     near = difflib.get_close_matches(name, names, n=1)
     return f"; did you mean {near[0]}?" if near else ""

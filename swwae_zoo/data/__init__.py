@@ -8,17 +8,23 @@ from swwae_zoo.data.splits import Splits, make_splits
 from swwae_zoo.data.store import ImageStore
 from swwae_zoo.data.transforms import Preprocess
 from swwae_zoo.data.types import ImageSet, NoSuchSplit
+from swwae_zoo.data.views import AUGMENT, STRONG, Augmentation, RandomView, augmentation
 
 __all__ = [
+    "AUGMENT",
+    "STRONG",
+    "Augmentation",
     "LOADERS",
     "ImageSet",
     "ImageStore",
     "IndexStream",
     "NoSuchSplit",
     "Preprocess",
+    "RandomView",
     "ResidentImages",
     "Splits",
     "StreamedImages",
+    "augmentation",
     "data_folder",
     "fits_on",
     "images_on",

@@ -58,7 +58,7 @@ def make_splits(
         data: spec of the labelled set (see `load_images`).
         unlabeled: "same" for the training images of `data`, "none", or another spec.
         num_labels: labelled images; 0 keeps every label that is not validation's.
-        num_val: validation images, 0 for none.
+        num_val: validation images, 0 for none, -1 for a tenth of the training images but at most 5,000.
         seed: of the round.
         data_dir, img_size, in_chans, bad_images, limit: as for `load_images`; unlabelled images get the channels of `data`.
         exclude: unlabelled images to leave out, "1-based:FILE" or "0-based:FILE" (see `read_exclusions`).
@@ -84,6 +84,8 @@ def make_splits(
     if test is not None and test.labels is not None and int(test.labels.max()) >= num_classes:
         raise ValueError(f"{data}: test label {int(test.labels.max())}, expected 0 to {num_classes - 1} as in training")
 
+    if num_val < 0:
+        num_val = tenth(len(train.images), num_classes)
     val_index, labeled_index = draw(train, num_labels=num_labels, num_val=num_val, seed=seed)
     val = train.select(val_index) if num_val else None
     notes: tuple[str, ...] = ()
@@ -101,6 +103,11 @@ def make_splits(
         others, notes = _cleaned(others, exclude, held_out, copies, data_folder(data_dir), tell)
     labeled = train if len(labeled_index) == len(train.images) else train.select(labeled_index)
     return Splits(labeled, others, val, test, num_classes, notes)
+
+
+def tenth(count: int, num_classes: int) -> int:
+    """A tenth of `count` images, at most 5,000 and as many of each class."""
+    return min(5000, count // 10) // num_classes * num_classes
 
 
 def draw(train: ImageSet, *, num_labels: int, num_val: int, seed: int) -> tuple[Tensor, Tensor]:

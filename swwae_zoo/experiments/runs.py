@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from swwae_zoo.config import RunConfig
+from swwae_zoo.config import RunConfig, lambdas
 from swwae_zoo.training.rounds import MAY_CHANGE_ON_RESUME, runs_of, train_rounds
 from swwae_zoo.training.run_directory import RunDirectory
 from swwae_zoo.utils.files import atomic_write
@@ -98,7 +98,7 @@ def run_once(config: RunConfig, name: str, setting: Setting, twin: bool = False,
         "name": name,
         "seed": config.seed,
         "twin": twin,
-        **{key: getattr(config, key) for key in ("lambda_rec", "lambda_middle", "lambda_l1")},
+        **{f"lambda_{name}": weight for name, weight in lambdas(config).items() if name != "nll"},
         **{key: result[key] for key in KEPT},
         **also,
         "quick": setting.quick,

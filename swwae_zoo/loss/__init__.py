@@ -1,1 +1,31 @@
 """The losses: one table of terms, and eq. (1)."""
+
+from swwae_zoo.loss.objective import Lambdas, term_values, total_loss
+from swwae_zoo.loss.terms import (
+    TERMS,
+    Step,
+    Term,
+    TermOptions,
+    consistency_loss,
+    l1_penalty,
+    middle_losses,
+    nll_loss,
+    reconstruction_loss,
+    register_term,
+)
+
+__all__ = [
+    "TERMS",
+    "Lambdas",
+    "Step",
+    "Term",
+    "TermOptions",
+    "consistency_loss",
+    "l1_penalty",
+    "middle_losses",
+    "nll_loss",
+    "reconstruction_loss",
+    "register_term",
+    "term_values",
+    "total_loss",
+]

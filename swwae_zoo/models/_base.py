@@ -127,6 +127,16 @@ class SWWAE(nn.Module):
         """The encoding with every where at the middle of its window, so that only the whats can tell where things are."""
         raise NotImplementedError
 
+    def with_where(self, encoding: Any, other: Any) -> Any:
+        """The encoding with the wheres of another one: what of one view, where of another.
+
+        The decoder starts from ``encoding``'s top what; the middles compare with the whats of ``other``.
+
+        Args:
+            encoding, other: of two views of the same images.
+        """
+        return other._replace(whats=(*other.whats[:-1], encoding.whats[-1]), features=encoding.features)
+
 
 def pair_of(img_size: int | tuple[int, int]) -> tuple[int, int]:
     """(height, width) of one number or two.

@@ -64,7 +64,7 @@ def create_scheduler(config: RunConfig, optimizer: Optimizer, steps: int) -> Sch
     Raises:
         ValueError: the warm-up leaves no step for the schedule.
     """
-    warmup = config.warmup_steps
+    warmup = config.warmup_steps if config.warmup_steps >= 0 else steps // 20
     if warmup >= steps:
         raise ValueError(f"warmup_steps: got {warmup}, expected fewer than the run's {steps} steps")
     return create_scheduler_v2(

@@ -215,7 +215,9 @@ def _architecture(model: nn.Module, config: RunConfig) -> list[str]:
 def _untrained(config: RunConfig) -> list[str]:
     lambdas = lambdas_of(config)
     parts = [
-        name for name, trained in (("classifier", lambdas.nll > 0), ("decoder", lambdas.runs_decoder)) if not trained
+        name
+        for name, trained in (("classifier", lambdas.classifies), ("decoder", lambdas.runs_decoder))
+        if not trained
     ]
     return (
         [f"The {' and the '.join(parts)} of this model was not trained: what it gives means nothing."] if parts else []
@@ -223,9 +225,15 @@ def _untrained(config: RunConfig) -> list[str]:
 
 
 def _lambdas(config: RunConfig) -> str:
-    middle = config.lambda_middle if isinstance(config.lambda_middle, list) else [config.lambda_middle]
-    text = f"λ_NLL = {config.lambda_nll:g}, λ_L2rec = {config.lambda_rec:g}, λ_L2M = {', '.join(f'{value:g}' for value in middle)}"
-    return text + (f", λ_L1 = {config.lambda_l1:g}" if config.lambda_l1 else "")
+    """The weights of the paper's terms, and of others that are not 0: "λ_NLL = 1, λ_L2rec = 20, λ_L2M = 1, λ_L1 = 0.3"."""
+    names = {"nll": "NLL", "rec": "L2rec", "middle": "L2M", "l1": "L1"}
+    weights = {
+        name: weight for name, weight in lambdas_of(config).items() if weight or name in ("nll", "rec", "middle")
+    }
+    return ", ".join(
+        f"λ_{names.get(name, name)} = {', '.join(f'{part:g}' for part in (weight if isinstance(weight, tuple) else [weight]))}"
+        for name, weight in weights.items()
+    )
 
 
 def _training(trained: Trained, config: RunConfig) -> list[str]:

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from timm.task import TrainingTask
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
-from swwae_zoo.loss.objective import Lambdas, l1_penalty, middle_losses, nll_loss, reconstruction_loss, total_loss
-from swwae_zoo.models._base import SWWAE
+from swwae_zoo.loss import Lambdas, Step, TermOptions, term_values, total_loss
+from swwae_zoo.models import SWWAE
 
 __all__ = ["SWWAETask"]
 
@@ -17,24 +18,39 @@ __all__ = ["SWWAETask"]
 class SWWAETask(TrainingTask):
     """Supervised, semi-supervised or unsupervised learning of a SWWAE, chosen by the lambdas alone.
 
-    A term whose lambda is 0 costs nothing: without L2rec and L2M the decoder is not run, and without L1
-    either, the unlabelled images are not even encoded: the step is the plain convnet's.
+    A term whose lambda is 0 costs nothing: without L2rec and L2M the decoder is not run, and where no term is over
+    unlabelled images, they are not even encoded: the step is the plain convnet's.
 
     Args:
-        model: the net; its `forward_swwae` parts are used, so that the head sees labelled images only.
+        model: the net; the parts of its `forward_swwae` are used, so that the head sees the images it has to.
         lambdas: weights of the terms of eq. (1).
-        detach_targets: whether L2M leaves the encoder's whats alone.
+        options: what terms can be told besides, see `TermOptions`.
+        ramp: share of a run, 0 to 1, over which the weights of terms of that schedule rise linearly from 0.
+        fade: share of a run, 0 to 1, at its end, over which the weights of terms of that schedule fall linearly to 0.
 
     Raises:
         ValueError: lambdas.middle does not fit the model's number of middles.
     """
 
-    def __init__(self, model: SWWAE, lambdas: Lambdas, detach_targets: bool = False, device=None, dtype=None):
+    def __init__(
+        self,
+        model: SWWAE,
+        lambdas: Lambdas,
+        options: TermOptions = TermOptions(),  # noqa: B008  immutable
+        ramp: float = 0.0,
+        fade: float = 0.0,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ):
         super().__init__(device=device, dtype=dtype, verbose=False)
         lambdas.per_middle(model.num_middles)  # a wrong number of lambdas must not wait for the first step
         self.trainable_module = model
-        self.lambdas = lambdas
-        self.detach_targets = detach_targets
+        self.lambdas, self.options = lambdas, options
+        spans = {"ramp": ramp, "fade": fade}
+        self._spans = {term.name: (term.schedule, spans[term.schedule]) for term in lambdas.active
+                       if spans.get(term.schedule, 0.0) > 0}  # fmt: skip
+        # Tensors that are written to in place: a compiled step reads them without being compiled again.
+        self._factors = {name: torch.ones((), device=self.device) for name in self._spans}
         self._losses = self._eager_losses
 
     @property
@@ -42,50 +58,87 @@ class SWWAETask(TrainingTask):
         """Whether unlabelled images enter any term."""
         return self.lambdas.uses_unlabeled
 
+    def set_progress(self, done: float) -> None:
+        """Sets the weights that follow a schedule.
+
+        Args:
+            done: share of the run's steps that are done, 0 to 1.
+        """
+        for name, (schedule, span) in self._spans.items():
+            left = done if schedule == "ramp" else 1 - done
+            self._factors[name].fill_(min(1.0, left / span))
+
     def compile(self, backend: str = "inductor", mode: str | None = None, **compile_kwargs: Any) -> nn.Module:
         """Compile the whole step (nets and losses) into one graph; evaluation stays eager."""
         self._losses = torch.compile(self._eager_losses, backend=backend, mode=mode, fullgraph=True, **compile_kwargs)
         return self.trainable_module
 
-    def forward(self, input: Tensor, target: Tensor) -> dict[str, Tensor]:
+    def forward(self, input: Tensor, target: Tensor, weak: Tensor | None = None) -> dict[str, Tensor]:
         """Loss parts of one batch.
 
         Args:
-            input: (L + U, C, H, W) images, the L labelled ones first.
+            input: (L + U, C, H, W) images, the L labelled ones first; the unlabelled ones in their strong views where a
+                term needs those.
             target: (L,) int64 classes.
+            weak: (U, C, H, W) weak views of the unlabelled images, for the teacher.
 
         Returns:
-            "loss": eq. (1); "nll", "rec", "middle" (sum over middles, unweighted), "l1": its parts, those that
-            were computed; "output": logits (L, num_classes).  The loss alone carries a gradient.
+            "loss": eq. (1); by the name of each term that was computed, its value, unweighted ("nll", "rec", "middle",
+            summed over middles, ...); "output": logits (L, num_classes). The loss alone carries a gradient.
         """
         if not self.uses_unlabeled:
             input = input[: target.shape[0]]
-        return self._losses(input, target)
+        return self._losses(input, target, weak)
 
-    def _eager_losses(self, input: Tensor, target: Tensor) -> dict[str, Tensor]:
-        model, lambdas = self.trainable_module, self.lambdas
-        labeled = target.shape[0]
-        parts: dict[str, Tensor] = {}
+    def _eager_losses(self, input: Tensor, target: Tensor, weak: Tensor | None) -> dict[str, Tensor]:
+        step = self._run(input, target, weak)
+        values = term_values(self.lambdas, step)
+        parts = {}
+        for name, value in values.items():
+            if isinstance(value, Tensor):
+                parts[name] = value.detach()
+            elif value:  # a net of one stage has no middles
+                parts[name] = torch.stack(list(value)).sum().detach()
+        return {"loss": total_loss(self.lambdas, values, self._factors), "output": step.logits.detach(), **parts}
+
+    def _run(self, input: Tensor, target: Tensor, weak: Tensor | None) -> Step:
+        """What the active terms need, and no more."""
+        model, needs, labeled = self.trainable_module, self.lambdas.needs, target.shape[0]
         if not self.uses_unlabeled:
-            logits = model(input)
-            parts["nll"] = nll_loss(logits, target)
-            return self._result(total_loss(lambdas, parts["nll"]), logits, parts)
+            return Step(model(input), target, input, options=self.options)
+        encoding = model.forward_encoder(input) if "encoding" in needs else None
+        features = model.forward_features(input) if encoding is None else encoding.features
+        if "strong view" not in needs:
+            logits, strong_logits = model.forward_head(_images(features, slice(None, labeled))), None
+        else:
+            both = model.forward_head(features)
+            logits, strong_logits = both[:labeled], both[labeled:]
+        decoding = model.forward_decoder(encoding) if "decoding" in needs else None
+        teacher_logits, cross = None, None
+        if "teacher" in needs:
+            if weak is None:
+                raise ValueError("a term needs the teacher's view of the unlabelled images: pass weak=(U, C, H, W)")
+            seen = self._teach(weak, "teacher encoding" in needs)
+            teacher_logits = seen[0]
+            if "cross decoding" in needs:
+                cross = model.forward_decoder(model.with_where(_images(encoding, slice(labeled, None)), seen[1]))
+        return Step(logits, target, input, encoding, decoding, strong_logits, teacher_logits, weak, cross, self.options)
 
-        encoding = model.forward_encoder(input)
-        logits = model.forward_head(encoding.features[:labeled])
-        parts["nll"] = nll_loss(logits, target)
-        middles: list[Tensor] = []
-        if lambdas.runs_decoder:
-            decoding = model.forward_decoder(encoding)
-            parts["rec"] = reconstruction_loss(decoding.reconstruction, input)
-            middles = middle_losses(decoding.middles, self.detach_targets)
-            if middles:
-                parts["middle"] = torch.stack(middles).sum()
-        if lambdas.l1 > 0:
-            parts["l1"] = l1_penalty(encoding.whats)
-        loss = total_loss(lambdas, parts["nll"], parts.get("rec"), middles, parts.get("l1"))
-        return self._result(loss, logits, parts)
+    @torch.no_grad()
+    def _teach(self, weak: Tensor, encode: bool) -> tuple[Tensor, Any]:
+        """The teacher's logits (U, num_classes) and, if asked for, its encoding; in evaluation mode, without gradient."""
+        ema = self.get_trainable_module(ema=True)
+        if ema is None:
+            raise ValueError(
+                "a term needs a teacher, the moving average of the weights: call setup_ema, or give --ema 0.99"
+            )
+        teacher = ema.module
+        if not encode:
+            return teacher(weak), None
+        encoding = teacher.forward_encoder(weak)
+        return teacher.forward_head(encoding.features), encoding
 
-    @staticmethod
-    def _result(loss: Tensor, logits: Tensor, parts: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {"loss": loss, "output": logits.detach(), **{name: part.detach() for name, part in parts.items()}}
+
+def _images(tree: Any, part: slice) -> Any:
+    """That part of the batch of every tensor in a structure of tensors (B, ...)."""
+    return tree_map_only(Tensor, lambda tensor: tensor[part], tree)

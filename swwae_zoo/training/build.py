@@ -12,7 +12,7 @@ import torch
 
 from swwae_zoo.config import RunConfig
 from swwae_zoo.data import ImageSet, Splits, fits_on, make_splits, seeded
-from swwae_zoo.loss.objective import Lambdas
+from swwae_zoo.loss import Lambdas
 from swwae_zoo.models import SWWAE, build_meta
 from swwae_zoo.optim.finetune import freeze
 from swwae_zoo.utils.distributed import World

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from swwae_zoo.loss.objective import reconstruction_loss
+from swwae_zoo.loss import reconstruction_loss
 from swwae_zoo.utils.distributed import World
 from swwae_zoo.utils.precision import Autocast
 

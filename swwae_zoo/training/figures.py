@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from swwae_zoo.loss import TERMS
 from swwae_zoo.models._base import SWWAE
 
 __all__ = ["draw_curves", "draw_reconstructions", "reconstruct", "reconstruct_without_where"]
 
 DPI = 100
 CELL, GAP, LABEL = 80, 3, 110  # pixels: least width of an image, white around it, and left of all for the rows' names
-LABELS = {"nll": "NLL", "rec": "L2rec", "middle": "L2M, sum", "l1": "L1"}
 
 
 @torch.no_grad()
@@ -81,7 +81,7 @@ def draw_curves(path: Path, metrics: list[dict[str, Any]]) -> None:
     figure.subplots_adjust(
         left=0.65 / width, right=1 - 0.15 / width, bottom=0.5 / height, top=1 - 0.4 / height, wspace=0.18
     )
-    for name, label in LABELS.items():
+    for name, label in ((term.name, term.label) for term in TERMS.values()):
         at, means = _curve(metrics, name)
         if at:
             losses.plot(at, means, label=label, marker="o" if len(at) == 1 else None)

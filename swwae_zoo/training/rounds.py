@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import shlex
 import statistics
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from swwae_zoo.config import RunConfig, read_recipe
+from swwae_zoo.config import RunConfig, read_recipe, without_lambdas
 from swwae_zoo.models import swwae as _registers_the_models  # noqa: F401
 from swwae_zoo.training.build import build_model, input_shape, resident, resolve_device, splits_of
 from swwae_zoo.training.progress import Progress
@@ -25,7 +26,9 @@ __all__ = ["train_rounds"]
 _NO_PATH = str.maketrans(":/\\", "___")
 
 
-def train_rounds(config: RunConfig, *, resume: bool = False, force: bool = False) -> list[dict[str, Any]]:
+def train_rounds(
+    config: RunConfig, *, resume: bool = False, force: bool = False, notes: Sequence[str] = ()
+) -> list[dict[str, Any]]:
     """Run every round of ``config`` and write each to its own folder under ``config.out``.
 
     One round without a twin is written to ``out`` itself; otherwise each goes to ``out/seedN`` and its twin
@@ -35,6 +38,7 @@ def train_rounds(config: RunConfig, *, resume: bool = False, force: bool = False
         config: the complete recipe.
         resume: go on where a stopped run was; rounds that are finished are not run again.
         force: start over in a folder that already holds a run.
+        notes: lines to be said when the run begins.
 
     Returns:
         In rank 0 one dict a run, in other processes none: "seed", "twin", "val_error", "test_error" (%, None without
@@ -47,12 +51,18 @@ def train_rounds(config: RunConfig, *, resume: bool = False, force: bool = False
     world = World.from_environment()
     device = resolve_device(config.device, world)
     with Interrupt(patient=world.launched) as interrupt, connected(world, device):
-        results = _train_rounds(config, resume, force, world, device, interrupt)
+        results = _train_rounds(config, resume, force, world, device, interrupt, notes)
     return results if world.first else []
 
 
 def _train_rounds(
-    config: RunConfig, resume: bool, force: bool, world: World, device: torch.device, interrupt: Interrupt
+    config: RunConfig,
+    resume: bool,
+    force: bool,
+    world: World,
+    device: torch.device,
+    interrupt: Interrupt,
+    notes: Sequence[str],
 ) -> list[dict[str, Any]]:
     shape = input_shape(config)
     name = f"{config.model}-{config.data}-{config.num_labels or 'all'}"
@@ -82,6 +92,8 @@ def _train_rounds(
         trainer = Trainer(run, build_model(run, splits.num_classes, world), splits, directory, device, progress, world)
         if not results:  # all that can be wrong with the input is known by now
             root.begin(config, world.job)
+            for note in notes:
+                progress.say(note)
             interrupt.advice = f"go on with: swwae train --resume --out {shlex.quote(str(out))}"
         if directory is not root:
             directory.begin(run)
@@ -104,8 +116,8 @@ def runs_of(config: RunConfig) -> list[tuple[RunConfig, bool]]:
     for seed in range(config.seed, config.seed + config.rounds):
         for twin in (False, True) if config.twin else (False,):
             folder = f"{config.out}/seed{seed}{'-twin' if twin else ''}" if many else config.out
-            plain = {"lambda_rec": 0.0, "lambda_middle": 0.0, "lambda_l1": 0.0} if twin else {}
-            runs.append((replace(config, seed=seed, rounds=1, twin=False, out=folder, **plain), twin))
+            run = replace(config, seed=seed, rounds=1, twin=False, out=folder)
+            runs.append((without_lambdas(run) if twin else run, twin))
     return runs
 
 

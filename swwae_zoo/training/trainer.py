@@ -9,16 +9,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from swwae_zoo.config import RunConfig
-from swwae_zoo.data import IndexStream, Preprocess, ResidentImages, Splits, images_on, seeded
+from swwae_zoo.config import RunConfig, lambdas
+from swwae_zoo.data import (
+    AUGMENT,
+    STRONG,
+    IndexStream,
+    Preprocess,
+    RandomView,
+    ResidentImages,
+    Splits,
+    augmentation,
+    images_on,
+    seeded,
+)
 from swwae_zoo.layers.sync_batch_norm import with_sync_batch_norm
-from swwae_zoo.loss.objective import Lambdas
-from swwae_zoo.models._base import SWWAE
+from swwae_zoo.loss import TERMS, Lambdas, TermOptions
+from swwae_zoo.models import SWWAE
 from swwae_zoo.optim.finetune import freeze
 from swwae_zoo.optim.optimizer import create_optimizer, create_scheduler
-from swwae_zoo.task.swwae_task import SWWAETask
-from swwae_zoo.training import figures as pictures
-from swwae_zoo.training.checkpoint import capture, restore
+from swwae_zoo.task import SWWAETask
+from swwae_zoo.training import figures
 from swwae_zoo.training.evaluate import classification_error, mean_reconstruction_loss
 from swwae_zoo.training.meter import Meter
 from swwae_zoo.training.progress import Progress
@@ -27,17 +37,36 @@ from swwae_zoo.training.signals import Interrupt
 from swwae_zoo.utils.distributed import Share, World
 from swwae_zoo.utils.precision import Autocast
 
-__all__ = ["Trainer", "lambdas_of"]
-
-PARTS = ("loss", "nll", "rec", "middle", "l1")
+__all__ = ["Trainer", "lambdas_of", "view_of"]
 
 
 def lambdas_of(config: RunConfig) -> Lambdas:
     """The weights of eq. (1) as the recipe gives them."""
-    middle = config.lambda_middle
-    return Lambdas(
-        config.lambda_nll, config.lambda_rec, tuple(middle) if isinstance(middle, list) else middle, config.lambda_l1
-    )
+    return Lambdas(**lambdas(config))
+
+
+def view_of(config: RunConfig, which: str, img_size: tuple[int, int]) -> RandomView:
+    """The random views of a recipe.
+
+    Args:
+        which: "weak" or "strong".
+        img_size: (H, W) of the network's input.
+
+    Raises:
+        ValueError: an amount out of range or too large for the images, or mirroring where the recipe forbids it.
+    """
+    key, presets = ("augment", AUGMENT) if which == "weak" else ("strong", STRONG)
+    try:
+        settings = augmentation(getattr(config, key), presets, **getattr(config, f"{key}_args"))
+        view = RandomView(settings, img_size)
+    except ValueError as error:
+        raise ValueError(f"{key}_args: {error}") from None
+    if settings.mirror and not config.mirror:
+        raise ValueError(
+            f"{key}: {getattr(config, key)!r} mirrors images, but mirror = false says that a mirrored image may be of "
+            f"another class: give --mirror, or --{key}-arg mirror=false"
+        )
+    return view
 
 
 class Trainer:
@@ -99,20 +128,21 @@ class Trainer:
 
     def _set_task(self) -> None:
         """The task with this process's weight in each mean, and its gradients averaged over processes."""
-        config, lambdas = self.config, self.lambdas
-        labeled, whole = self.weights["nll"], self.weights["rec"]
-        middle = (
-            tuple(whole * weight for weight in lambdas.middle)
-            if isinstance(lambdas.middle, tuple)
-            else whole * lambdas.middle
-        )
-        own = Lambdas(labeled * lambdas.nll, whole * lambdas.rec, middle, whole * lambdas.l1)
-        self.task = SWWAETask(self.model, own, config.detach_targets, device=self.device)
+        config = self.config
+        own = {
+            name: tuple(self.weights[name] * part for part in weight)
+            if isinstance(weight, tuple)
+            else self.weights[name] * weight
+            for name, weight in self.lambdas.items()
+        }
+        options = TermOptions(config.detach_targets, config.confidence)
+        self.task = SWWAETask(self.model, Lambdas(**own), options, config.ramp, config.fade, device=self.device)
+        if config.ema:
+            self.task.setup_ema(config.ema, use_warmup=True)
+            self.task.trainable_module_ema.requires_grad_(False)
         if config.compile:
             self.task.compile(mode=config.compile_mode)
         self.losses = self.world.wrap(self.task, self.device)
-        if config.ema:
-            self.task.setup_ema(config.ema, use_warmup=True)
 
     def _set_data(self, splits: Splits) -> None:
         config, cfg = self.config, self.model.pretrained_cfg
@@ -121,14 +151,10 @@ class Trainer:
                 f"the model has {self.model.num_classes} classes, but {config.data} has {splits.num_classes}: "
                 "leave model_args.num_classes out, it follows the data"
             )
-        self.prepare = Preprocess(
-            self.model.img_size,
-            mean=cfg["mean"],
-            std=cfg["std"],
-            contrast=config.contrast,
-            translate=config.translate,
-            mirror=config.mirror,
-        )
+        self.prepare = Preprocess(self.model.img_size, mean=cfg["mean"], std=cfg["std"], contrast=config.contrast)
+        self.weak_view = view_of(config, "weak", self.model.img_size)
+        self.strong_view = view_of(config, "strong", self.model.img_size)
+        self.needs_both_views = "strong view" in self.lambdas.needs
         self.labeled = ResidentImages(splits.labeled, self.device)
         self.val, self.test = (s and ResidentImages(s, self.device) for s in (splits.val, splits.test))
         uses_unlabeled = self.lambdas.uses_unlabeled and splits.unlabeled is not None
@@ -146,36 +172,43 @@ class Trainer:
         self.unlabeled_share = self.world.share(batch, "unlabelled images") if uses_unlabeled else Share(0, 0, 0)
         if self.unlabeled is not None:
             self.unlabeled.follow(self.unlabeled_stream, self.unlabeled_share.slice)
-        count, whole = (sum(parts) for parts in zip(self.labeled_share[1:], self.unlabeled_share[1:], strict=False))
-        both = self.world.weight(Share(0, count, whole))
-        self.weights = {
-            "loss": 1.0,
-            "nll": self.world.weight(self.labeled_share),
-            "rec": both,
-            "middle": both,
-            "l1": both,
-        }
+        count, whole = (sum(parts) for parts in zip(self.labeled_share[1:], self.unlabeled_share[1:], strict=True))
+        shares = {"labeled": self.labeled_share, "unlabeled": self.unlabeled_share, "all": Share(0, count, whole)}
+        weight_of = {images: self.world.weight(share) if share.whole else 1.0 for images, share in shares.items()}
+        self.weights = {"loss": 1.0, **{term.name: weight_of[term.images] for term in TERMS.values()}}
 
     # --- one step -----------------------------------------------------------------------------------
 
-    def next_batch(self) -> tuple[Tensor, Tensor]:
-        """(L + U, C, H, W) images, labelled first, and (L,) targets: this process's part of the step's."""
+    def next_batch(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        """This process's part of the step's batch.
+
+        Returns:
+            (L + U, C, H, W) images, labelled first, (L,) targets, and the (U, C, H, W) weak views of the unlabelled ones
+            where a term needs both their views: then the first hold the strong ones.
+        """
         share = self.labeled_share
         images, target = self.labeled.batch(self.labeled_stream.next()[share.slice])
-        x = self.prepare(images, train=True, generator=self.labeled_random, share=share)
+        view = self.strong_view if self.config.labeled_view == "strong" else self.weak_view
+        seen, weak = [view(self.prepare.fit(images), self.labeled_random, share)], None
         if self.unlabeled is not None:
             share = self.unlabeled_share
-            images, _ = self.unlabeled.batch(self.unlabeled_stream.next()[share.slice])
-            x = torch.cat([x, self.prepare(images, train=True, generator=self.unlabeled_random, share=share)])
-        if self.config.channels_last:
-            x = x.contiguous(memory_format=torch.channels_last)
-        return x, target
+            images = self.prepare.fit(self.unlabeled.batch(self.unlabeled_stream.next()[share.slice])[0])
+            first = self.weak_view(images, self.unlabeled_random, share)
+            if self.needs_both_views:
+                weak = self._layout(self.prepare.normalise(first))
+                first = self.strong_view(images, self.unlabeled_random, share)
+            seen.append(first)
+        return self._layout(self.prepare.normalise(torch.cat(seen))), target, weak
+
+    def _layout(self, x: Tensor) -> Tensor:
+        return x.contiguous(memory_format=torch.channels_last) if self.config.channels_last else x
 
     def train_step(self) -> dict[str, Tensor]:
         """One update of the weights; gives the loss parts of the whole batch, detached."""
-        x, target = self.next_batch()
+        batch = self.next_batch()
+        self.task.set_progress(self.step / self.steps)
         with self.autocast():
-            parts = self.losses(x, target)
+            parts = self.losses(*batch)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(parts["loss"]).backward()
         if self.config.clip_grad:
@@ -186,7 +219,7 @@ class Trainer:
         self.step += 1
         self.task.update_ema(self.step)
         self.scheduler.step_update(self.step)
-        own = {name: parts[name].detach() for name in PARTS if name in parts}
+        own = {name: value.detach() for name, value in parts.items() if name != "output"}
         if self.world.size == 1:
             return own
         return self.world.mean({name: self.weights[name] * value for name, value in own.items()})
@@ -210,7 +243,7 @@ class Trainer:
             return done
         state = self.world.from_first(self.directory.load_checkpoint)
         if state is not None:
-            restore(self, state, f"{self.directory.path}/checkpoint.pt")
+            self.load_state_dict(state, f"{self.directory.path}/checkpoint.pt")
             self.progress.say(f"{self.directory.path}: going on behind step {self.step}")
         self.directory.cut_metrics(self.step)
         self.model.train()
@@ -269,6 +302,78 @@ class Trainer:
         self.progress.step(self.step, means, rate)
         self.meter.reset()
 
+    # --- the state a run goes on from ---------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that decides what comes next: weights, average, optimiser, scaler, both streams, every random state.
+
+        The scheduler is a function of the step and needs no state.  Every process calls this: dropout is drawn in each.
+        """
+        task = self.task
+        return {
+            "step": self.step,
+            "seconds": self.seconds,
+            "val_error": self.val_error,
+            "best_error": self.best_error,
+            "best_step": self.best_step,
+            "images": self._image_counts,
+            "meter": self.meter.state_dict(),
+            **task.get_checkpoint_state(),
+            **(task.get_checkpoint_state(ema=True) if task.has_ema() else {}),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "labeled_stream": self.labeled_stream.state_dict(),
+            "unlabeled_stream": self.unlabeled_stream.state_dict(),
+            "labeled_random": self.labeled_random.get_state(),
+            "unlabeled_random": self.unlabeled_random.get_state(),
+            "random": self.world.gather(_random_state(self.device)),
+        }
+
+    def load_state_dict(self, state: dict[str, Any], name: str) -> None:
+        """Put ``self`` where ``state`` was captured.
+
+        Args:
+            name: the checkpoint's, for errors.
+
+        Raises:
+            ValueError: it is of another model, another optimiser or other data.
+        """
+        task = self.task
+        try:
+            task.load_checkpoint_state(state["state_dict"])
+            if task.has_ema():
+                task.load_checkpoint_state(state["state_dict_ema"], ema=True)
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, KeyError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"{name} is of another model or optimiser than config.toml says: {reason:.200}") from error
+        if state["images"] != self._image_counts:
+            raise ValueError(
+                f"{name} was made with (labelled, unlabelled) images {state['images']}, got {self._image_counts}: "
+                "give the data the run was begun with, or start over with --force"
+            )
+        self.scaler.load_state_dict(state["scaler"])
+        self.labeled_stream.load_state_dict(state["labeled_stream"])
+        self.unlabeled_stream.load_state_dict(state["unlabeled_stream"])
+        self.labeled_random.set_state(state["labeled_random"])
+        self.unlabeled_random.set_state(state["unlabeled_random"])
+        if len(state["random"]) == self.world.size:
+            _set_random_state(state["random"][self.world.rank], self.device)
+        else:  # the batches are the same, but what each process drew for dropout cannot be continued
+            self.progress.say(
+                f"{name} is of {len(state['random'])} processes and goes on with {self.world.size}: the same "
+                "batches, dropout drawn anew"
+            )
+            torch.manual_seed(seeded(self.config.seed, "dropout", state["step"], self.world.rank).initial_seed())
+        self.step, self.seconds, self.val_error = state["step"], state["seconds"], state["val_error"]
+        self.best_error, self.best_step = state["best_error"], state["best_step"]
+        self.meter.load_state_dict(state["meter"], self.device)
+        self.scheduler.step_update(self.step)
+
+    @property
+    def _image_counts(self) -> list[int]:
+        return [self.labeled_stream.n, self.unlabeled_stream.n]
+
     # --- evaluation, saving ---------------------------------------------------------------------------
 
     @property
@@ -279,7 +384,7 @@ class Trainer:
     @property
     def validates(self) -> bool:
         """Whether there is a validation error: without lambda_nll the classifier stays as it was drawn."""
-        return self.val is not None and self.lambdas.nll > 0
+        return self.val is not None and self.lambdas.classifies
 
     def error_on(self, images: ResidentImages) -> float:
         return classification_error(
@@ -291,8 +396,7 @@ class Trainer:
         return self.final_model
 
     def _prepare_eval(self, images: Tensor) -> Tensor:
-        layout = torch.channels_last if self.config.channels_last else torch.contiguous_format
-        return self.prepare(images).contiguous(memory_format=layout)
+        return self._layout(self.prepare(images))
 
     def _evaluate(self) -> None:
         """Validation error, and best/ where it is the lowest so far.  Test images are not looked at."""
@@ -311,12 +415,12 @@ class Trainer:
             self._stop_for_nan("a weight", self.step)
         for name in ("last",) if self.validates else ("last", "best"):
             self.directory.save_model(name, self.final_model)
-        self.directory.save_checkpoint(capture(self))
+        self.directory.save_checkpoint(self.state_dict())
         self.world.barrier()  # a process that ended before rank 0 has written would have it stopped by the launcher
 
     def _finish(self) -> dict[str, Any]:
         """Test error of the last model, pictures, result.json."""
-        classifies = self.lambdas.nll > 0 and self.test is not None and self.test.labels is not None
+        classifies = self.lambdas.classifies and self.test is not None and self.test.labels is not None
         reconstructs = self.lambdas.runs_decoder
         result: dict[str, Any] = {
             "model": self.config.model,
@@ -335,9 +439,20 @@ class Trainer:
         if reconstructs and self.world.first:
             shown = self._prepare_eval((self.test or self.val or self.labeled).images[:16])
             self.directory.draw(
-                "reconstructions.png", lambda path: pictures.draw_reconstructions(path, self.final_model, shown)
+                "reconstructions.png", lambda path: figures.draw_reconstructions(path, self.final_model, shown)
             )
         if self.world.first:
-            self.directory.draw("curves.png", lambda path: pictures.draw_curves(path, self.directory.metrics()))
+            self.directory.draw("curves.png", lambda path: figures.draw_curves(path, self.directory.metrics()))
         self.directory.write_json("result.json", result)
         return result
+
+
+def _random_state(device: torch.device) -> dict[str, torch.Tensor]:
+    state = {"cpu": torch.get_rng_state()}
+    return {**state, "cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else state
+
+
+def _set_random_state(state: dict[str, torch.Tensor], device: torch.device) -> None:
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)

@@ -3,22 +3,25 @@
 import json
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 
 from swwae_zoo.config import (  # fmt: skip
     GROUPS,
+    SCHEMA,
     RunConfig,
     default_recipe,
     flags,
+    lambdas,
     merge,
     parse_model_arg,
     read_recipe,
     recipe_names,
     recipe_title,
     to_toml,
+    without_lambdas,
 )
 from swwae_zoo.config import recipes as config_module
 
@@ -226,12 +229,21 @@ def test_a_models_default_recipe(packaged):
 
 
 @pytest.mark.parametrize("name", recipe_names())
-def test_every_packaged_recipe_is_complete(name):
-    """Recipes do not inherit: a default that changes must not change what a recipe does."""
-    read_recipe(name)
+def test_every_packaged_recipe_states_what_differs(name):
+    """The schema number pins the defaults that a recipe leaves unsaid."""
+    config = read_recipe(name)
     assert recipe_title(name)
-    written = set(config_module.tomllib.loads(config_module._recipe_text(name)))
-    assert set(KEYS) - written <= {"model_args", "data_dir", "out", "device", "bad_images"}
+    written = config_module.tomllib.loads(config_module._recipe_text(name))
+    assert written.pop("schema") == SCHEMA
+    plain = RunConfig(steps=1)
+    assert [
+        key for key in written if key not in ("steps", "epochs") and getattr(config, key) == getattr(plain, key)
+    ] == []
+
+
+def test_another_schema(recipe):
+    message = f"schema: got 2, expected {SCHEMA}, the one that this version of swwae_zoo knows"
+    assert refusal(read_recipe, recipe("schema = 2\nsteps = 1\n")).endswith(message)
 
 
 # writing
@@ -252,7 +264,7 @@ def test_a_written_recipe_reads_back_equal(recipe, keys):
     again = read_recipe(recipe(text))
     assert again == config
     assert [type(value) for value in again.model_args.values()] == [type(v) for v in config.model_args.values()]
-    assert set(config_module.tomllib.loads(text)) == set(KEYS)  # complete: nothing is left to a default
+    assert set(config_module.tomllib.loads(text)) == {*KEYS, "schema"}  # complete: nothing is left to a default
     assert to_toml(again) == text
 
 
@@ -333,3 +345,55 @@ print(json.dumps(sorted(sys.modules)))
     loaded = json.loads(subprocess.run(run, check=True, capture_output=True, text=True).stdout)
     assert "swwae_zoo.config" in loaded
     assert not {"torch", "timm", "numpy", "torchvision"} & set(loaded)
+
+
+# data and lengths that are not the recipe's
+
+
+def test_keys_of_other_data_give_way():
+    base = read_recipe("swwae_mnist")
+    assert (base.num_val, base.rounds, base.twin) == (5000, 3, True)
+    merged = merge(base, {"data": "digits", "steps": 20})
+    assert (merged.num_val, merged.num_labels, merged.rounds, merged.twin) == (-1, 0, 1, False)
+    assert (merged.warmup_steps, merged.eval_every) == (-1, 0) and merged.lr == base.lr
+    said = merge(base, {"data": "digits", "num_val": 50, "rounds": 2, "warmup_steps": 3})
+    assert (said.num_val, said.rounds, said.warmup_steps) == (50, 2, 3)
+
+
+def test_keys_of_another_length_give_way():
+    base = read_recipe("swwae_mnist")
+    shorter = merge(base, {"steps": base.steps // 2})
+    assert shorter == replace(base, steps=base.steps // 2, warmup_steps=-1, eval_every=0, save_every=0, log_every=0)
+    assert merge(base, {"steps": base.steps, "data": base.data}) == base
+    assert merge(base, {"steps": 10}, adapt=False) == replace(base, steps=10)
+
+
+@pytest.mark.parametrize(
+    "keys, message",
+    [
+        (
+            {"strong": "none"},
+            "lambda_consistency: needs strong views of the unlabelled images: give --strong grey or photo",
+        ),
+        (
+            {"unlabeled": "none"},
+            "lambda_consistency: needs unlabelled images, got unlabeled = 'none': name some, or set",
+        ),
+        ({"ema": 0.0}, "lambda_consistency: needs a teacher, the moving average of the weights: give --ema 0.99"),
+        ({"confidence": 0.0}, "confidence: got 0.0, expected a number above 0 and at most 1"),
+        ({"confidence": 1.5}, "confidence: got 1.5, expected a number above 0 and at most 1"),
+        ({"lambda_other": {"mine": -1}}, "lambda_other: got mine = -1, expected a number at least 0"),
+    ],
+)
+def test_views_and_teachers(keys, message):
+    given = {"steps": 1, "lambda_consistency": 1.0, "strong": "grey", "ema": 0.99}
+    RunConfig(**given)
+    assert refusal(RunConfig, **{**given, **keys}).startswith(message)
+
+
+def test_the_twin_is_the_plain_convnet():
+    config = RunConfig(steps=1, lambda_l1=1, lambda_middle=[1, 2], lambda_other={"mine": 1.0}, strong="grey", ema=0.9,
+                       lambda_consistency=1, lambda_cross=1)  # fmt: skip
+    weights = lambdas(without_lambdas(config))
+    assert weights.pop("nll") == 1 and set(weights) == {"rec", "middle", "l1", "consistency", "cross"}
+    assert not any(weights.values())

@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from swwae_zoo.config import RunConfig
-from swwae_zoo.data import ImageSet, ImageStore, IndexStream, StreamedImages, load_images, make_splits
-from swwae_zoo.data import sampler
+from swwae_zoo.data import ImageSet, ImageStore, IndexStream, StreamedImages, load_images, make_splits, sampler
 from swwae_zoo.data.exclude import read_exclusions
 from swwae_zoo.data.leakage import copies
 from swwae_zoo.data.permutation import Permutation

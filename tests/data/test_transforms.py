@@ -54,42 +54,6 @@ def test_shrinking_looks_at_every_pixel():
     torch.testing.assert_close(inner, torch.full_like(inner, 0.5))
 
 
-def test_translation_moves_whole_pixels_and_fills_with_zeros():
-    """Every image is its original moved by some (down, right) in the range, and all shifts come up."""
-    t, x = 2, images(300, 2, 6, 5)
-    out = plain((6, 5), translate=t)(x, train=True, generator=generator())
-    seen = set()
-    for image, moved in zip(x / 255, out, strict=False):
-        matches = []
-        for down in range(-t, t + 1):
-            for right in range(-t, t + 1):
-                want = torch.zeros_like(image)
-                want[:, max(down, 0) : 6 + min(down, 0), max(right, 0) : 5 + min(right, 0)] = image[
-                    :, max(-down, 0) : 6 + min(-down, 0), max(-right, 0) : 5 + min(-right, 0)
-                ]
-                if torch.equal(want, moved):
-                    matches.append((down, right))
-        assert len(matches) == 1
-        seen.update(matches)
-    assert len(seen) == 25
-
-
-def test_mirror_flips_about_half():
-    x = images(200, 1, 4, 6)
-    out = plain((4, 6), mirror=True)(x, train=True, generator=generator())
-    flipped = [torch.equal(moved, image.flip(-1)) for image, moved in zip(x / 255, out, strict=False)]
-    kept = [torch.equal(moved, image) for image, moved in zip(x / 255, out, strict=False)]
-    assert all(one != other for one, other in zip(flipped, kept, strict=False))
-    assert 70 < sum(flipped) < 130
-
-
-def test_moved_into_the_padding_not_out_of_the_picture():
-    """Pad comes before translate: a 28 in a 32 moved by 2 loses nothing."""
-    x = images(50, 1, 28, 28)
-    out = plain(32, translate=2)(x, train=True, generator=generator())
-    torch.testing.assert_close(out.sum((1, 2, 3)), (x / 255).sum((1, 2, 3)))
-
-
 def test_contrast_is_by_image():
     x = torch.cat([images(2), torch.full((1, 3, 8, 8), 77, dtype=torch.uint8)])
     out = plain(8, contrast="image")(x)
@@ -105,34 +69,18 @@ def test_faint_image_is_divided_by_the_floor():
     torch.testing.assert_close(out.abs().amax(), torch.tensor(0.5 / 255 / 1e-2))
 
 
-def test_evaluation_is_not_random():
-    preprocess, x = plain(8, translate=2, mirror=True), images()
-    assert torch.equal(preprocess(x), x / 255)
-
-
-def test_training_depends_on_the_generator_alone():
-    preprocess, x = plain(8, translate=2, mirror=True), images(20)
-    torch.manual_seed(0)
-    first = preprocess(x, train=True, generator=generator(1))
-    torch.manual_seed(1)
-    assert torch.equal(first, preprocess(x, train=True, generator=generator(1)))
-    assert not torch.equal(first, preprocess(x, train=True, generator=generator(2)))
-    with pytest.raises(ValueError, match="pass generator="):
-        preprocess(x, train=True)
-
-
-@pytest.mark.parametrize("options", [{}, {"contrast": "image"}, {"translate": 1, "mirror": True}])
+@pytest.mark.parametrize("options", [{}, {"contrast": "image"}])
 def test_empty_batch_and_unusual_channels(options):
     preprocess = plain(8, **options)
     for batch, channels in [(0, 3), (1, 5)]:
-        assert preprocess(images(batch, channels), train=True, generator=generator()).shape == (batch, channels, 8, 8)
+        assert preprocess(images(batch, channels)).shape == (batch, channels, 8, 8)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_the_same_images_on_the_gpu():
-    preprocess, x = plain(32, translate=3, mirror=True, contrast="image"), images(16, 3, 28, 28)
-    here = preprocess(x, train=True, generator=generator())
-    there = plain(32, translate=3, mirror=True, contrast="image")(x.cuda(), train=True, generator=generator())
+    preprocess, x = plain(32, contrast="image"), images(16, 3, 28, 28)
+    here = preprocess(x)
+    there = plain(32, contrast="image")(x.cuda())
     torch.testing.assert_close(there.cpu(), here)
 
 
@@ -140,8 +88,6 @@ def test_the_same_images_on_the_gpu():
     "options, message",
     [
         ({"contrast": "local"}, "got contrast 'local', expected one of none, image"),
-        ({"translate": 8}, "got translate 8, expected 0 to 7"),
-        ({"translate": -1}, "got translate -1"),
         ({"std": (1.0, 0.0, 1.0)}, "expected positive"),
         ({"img_size": (8, 8, 8)}, "expected one size or"),
     ],

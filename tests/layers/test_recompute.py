@@ -9,7 +9,7 @@ import swwae_zoo  # noqa: F401  registers the models
 from swwae_zoo.bench import LiveBytes
 from swwae_zoo.layers import micro_batch as in_parts
 from swwae_zoo.layers.recompute import norm_relu
-from swwae_zoo.loss.objective import Lambdas
+from swwae_zoo.loss import Lambdas
 from swwae_zoo.models import _decoder as decoder
 from swwae_zoo.models import _encoder as encoder
 from swwae_zoo.task.swwae_task import SWWAETask

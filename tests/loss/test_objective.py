@@ -6,7 +6,17 @@ import re
 import pytest
 import torch
 
-from swwae_zoo.loss.objective import Lambdas, l1_penalty, middle_losses, nll_loss, reconstruction_loss, total_loss
+from swwae_zoo.loss import (
+    Lambdas,
+    Term,
+    consistency_loss,
+    l1_penalty,
+    middle_losses,
+    nll_loss,
+    reconstruction_loss,
+    register_term,
+    total_loss,
+)
 
 NAN = torch.tensor(math.nan)
 
@@ -73,27 +83,29 @@ def test_eq_1():
         torch.tensor(0.5),
     )
     expected = 2 * 0.1 + 3 * 0.2 + 5 * 0.3 + 7 * 0.4 + 11 * 0.5
-    assert total_loss(lambdas, nll, rec, middle, l1).item() == pytest.approx(expected)
+    assert total_loss(lambdas, {"nll": nll, "rec": rec, "middle": middle, "l1": l1}).item() == pytest.approx(expected)
     one = Lambdas(nll=1.0, rec=0.5, middle=2.0)
-    assert total_loss(one, nll, rec, middle).item() == pytest.approx(0.1 + 0.5 * 0.2 + 2 * 0.7)
+    assert total_loss(one, {"nll": nll, "rec": rec, "middle": middle}).item() == pytest.approx(
+        0.1 + 0.5 * 0.2 + 2 * 0.7
+    )
 
 
 @pytest.mark.parametrize("off", ["nll", "rec", "middle", "l1"])
 def test_a_term_of_weight_0_is_left_out_with_its_nan(off):
     weights = {"nll": 1.0, "rec": 1.0, "middle": 1.0, "l1": 1.0, off: 0.0}
     terms = {"nll": torch.tensor(1.0), "rec": torch.tensor(1.0), "middle": [torch.tensor(1.0)], "l1": torch.tensor(1.0)}
-    assert total_loss(Lambdas(**weights), **{**terms, off: [NAN] if off == "middle" else NAN}).item() == 3.0
-    assert total_loss(Lambdas(**{**weights, off: 1.0}), **{**terms, off: [NAN] if off == "middle" else NAN}).isnan()
+    assert total_loss(Lambdas(**weights), {**terms, off: [NAN] if off == "middle" else NAN}).item() == 3.0
+    assert total_loss(Lambdas(**{**weights, off: 1.0}), {**terms, off: [NAN] if off == "middle" else NAN}).isnan()
 
 
 def test_one_middle_of_weight_0_is_left_out():
     lambdas = Lambdas(nll=0.0, rec=0.0, middle=(0.0, 2.0))
-    assert total_loss(lambdas, NAN, NAN, [NAN, torch.tensor(3.0)]).item() == 6.0
+    assert total_loss(lambdas, {"nll": NAN, "rec": NAN, "middle": [NAN, torch.tensor(3.0)]}).item() == 6.0
 
 
 def test_terms_that_were_not_made():
-    assert total_loss(Lambdas(rec=0.0, middle=(0.0, 0.0)), torch.tensor(2.0)).item() == 2.0
-    nothing = total_loss(Lambdas(0.0, 0.0, 0.0), torch.tensor(2.0))
+    assert total_loss(Lambdas(rec=0.0, middle=(0.0, 0.0)), {"nll": torch.tensor(2.0)}).item() == 2.0
+    nothing = total_loss(Lambdas(0.0, 0.0, 0.0), {"nll": torch.tensor(2.0)})
     assert nothing.item() == 0.0 and not nothing.requires_grad
 
 
@@ -130,3 +142,40 @@ def test_weights_per_middle():
 def test_weights_must_be_numbers_from_0_up(name, value):
     with pytest.raises(ValueError, match=re.escape(f"lambda_{name} is {value}: expected finite numbers >= 0")):
         Lambdas(**{name: value})
+
+
+def test_factors_multiply_weights():
+    values = {"nll": torch.tensor(1.0), "rec": torch.tensor(2.0)}
+    assert total_loss(Lambdas(1.0, 3.0, 0.0), values, {"rec": torch.tensor(0.5)}).item() == 1 + 3 * 0.5 * 2
+
+
+def test_consistency_by_hand():
+    """Images 0 and 2 pass the threshold, image 1 does not and counts 0 in the mean over all three."""
+    teacher = torch.tensor([[0.97, 0.02, 0.01], [0.6, 0.3, 0.1], [0.02, 0.03, 0.95]]).log()
+    strong = torch.tensor([[0.5, 0.25, 0.25], [0.1, 0.8, 0.1], [0.2, 0.2, 0.6]]).log().requires_grad_()
+    loss = consistency_loss(strong, teacher.requires_grad_(), 0.949)
+    assert loss.item() == pytest.approx(-(math.log(0.5) + math.log(0.6)) / 3)
+    loss.backward()
+    assert teacher.grad is None and not strong.grad[1].any() and strong.grad[0].any()
+    assert consistency_loss(strong[:0], teacher[:0], 0.9).item() == 0
+
+
+def test_a_weight_for_no_term():
+    with pytest.raises(ValueError, match="lambda_recc: got a weight for no known term, expected one of nll, rec, "):
+        Lambdas(recc=1.0)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"name": "rec"}, "term: got the name 'rec', expected an identifier other than nll, rec"),
+        ({"name": "a b"}, "term: got the name 'a b', expected an identifier"),
+        ({"images": "some"}, "term mine: images: got 'some', expected of 'labeled', 'unlabeled', 'all'"),
+        ({"needs": frozenset({"luck"})}, "term mine: needs: got 'luck', expected of 'encoding'"),
+        ({"schedule": "wild"}, "term mine: schedule: got 'wild', expected of 'constant', 'ramp', 'fade'"),
+    ],
+)
+def test_terms_that_can_not_be_registered(change, message):
+    term = Term("mine", "mine", "all", lambda step: step.logits.sum())
+    with pytest.raises(ValueError, match=re.escape(message)):
+        register_term(term._replace(**change))

@@ -15,7 +15,7 @@ from torch import nn
 import swwae_zoo
 from swwae_zoo.analysis.summary import describe
 from swwae_zoo.layers.pooling import switch_unpool2d
-from swwae_zoo.loss.objective import Lambdas
+from swwae_zoo.loss import Lambdas
 from swwae_zoo.models._registry import build_meta
 from swwae_zoo.models.wrapped.capture import fit
 from swwae_zoo.task.swwae_task import SWWAETask

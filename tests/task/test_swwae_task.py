@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import swwae_zoo  # noqa: F401  registers the models
 from swwae_zoo.data import IndexStream
-from swwae_zoo.loss.objective import Lambdas
+from swwae_zoo.loss import Lambdas, TermOptions, consistency_loss, middle_losses, reconstruction_loss
 from swwae_zoo.task.swwae_task import SWWAETask
 
 TARGET = torch.tensor([0, 3, 6])
@@ -18,7 +18,7 @@ IMAGES = torch.rand(8, 1, 12, 12, generator=torch.Generator().manual_seed(0))  #
 
 SUPERVISED = Lambdas(1.0, 0.0, 0.0)
 UNSUPERVISED = Lambdas(0.0, 1.0, (2.0, 0.5))
-SEMI_SUPERVISED = Lambdas(1.0, 3.0, (2.0, 0.5), 0.1)
+SEMI_SUPERVISED = Lambdas(1.0, 3.0, (2.0, 0.5), l1=0.1)
 
 
 @pytest.fixture
@@ -126,7 +126,9 @@ def test_semi_supervised_learns_from_both_streams(model):
 def test_detached_targets(model):
     def gradient_of_middles(detach):
         model.zero_grad()
-        SWWAETask(model, Lambdas(0.0, 0.0, (0.0, 1.0)), detach_targets=detach)(IMAGES, TARGET)["loss"].backward()
+        SWWAETask(model, Lambdas(0.0, 0.0, (0.0, 1.0)), TermOptions(detach_targets=detach))(IMAGES, TARGET)[
+            "loss"
+        ].backward()
         return torch.cat([p.grad.flatten() for p in model.stages[1].parameters()])
 
     assert not torch.allclose(gradient_of_middles(True), gradient_of_middles(False))
@@ -189,3 +191,62 @@ def test_without_the_decoders_lambdas_a_step_is_the_plain_convnets():
             work().backward()
         flops.append(counter.get_total_flops())
     assert flops[0] == flops[1] > 0
+
+
+CONSISTENT = Lambdas(1.0, 0.0, 0.0, consistency=2.0)
+WEAK = torch.rand(5, 1, 12, 12, generator=torch.Generator().manual_seed(1))
+
+
+def with_teacher(model, lambdas, **options):
+    task = SWWAETask(model, lambdas, TermOptions(confidence=0.1), **options)
+    task.setup_ema(0.5)
+    with torch.no_grad():
+        for parameter in task.trainable_module_ema.parameters():
+            parameter.mul_(1.5)  # a teacher that differs from the student
+    return task
+
+
+def test_consistency_in_one_pass(model):
+    task = with_teacher(model, CONSISTENT)
+    model.decoder.forward = fail
+    seen, taught = watch(model.stages[0]), watch(task.trainable_module_ema.module.stages[0])
+    out = task(IMAGES, TARGET, WEAK)
+    assert (seen, taught) == ([8], [5])  # the student once, the teacher on weak views alone
+    teacher = task.trainable_module_ema.module
+    expected = consistency_loss(model(IMAGES[3:]), teacher(WEAK), 0.1)
+    torch.testing.assert_close(out["consistency"], expected)
+    torch.testing.assert_close(out["loss"], out["nll"] + 2 * out["consistency"])
+    out["loss"].backward()
+    assert all(p.grad is None for p in teacher.parameters())
+
+
+def test_cross_view_reconstruction(model):
+    """The strong view's top what, decoded through the weak view's wheres as the teacher sees them."""
+    task = with_teacher(model, Lambdas(0.0, 0.0, 0.0, cross=1.0))
+    out = task(IMAGES, TARGET, WEAK)
+    student, teacher = model.forward_encoder(IMAGES[3:]), task.trainable_module_ema.module.forward_encoder(WEAK)
+    decoding = model.forward_decoder(teacher._replace(features=student.features))
+    expected = reconstruction_loss(decoding.reconstruction, WEAK) + sum(middle_losses(decoding.middles))
+    torch.testing.assert_close(out["cross"], expected)
+
+
+def test_schedules(model):
+    lambdas = Lambdas(1.0, 1.0, 0.0, consistency=1.0)
+    task = with_teacher(model, lambdas, ramp=0.5, fade=0.25)
+    weights = []
+    for done in (0.0, 0.25, 0.5, 0.75, 0.875, 1.0):
+        task.set_progress(done)
+        out = task(IMAGES, TARGET, WEAK)
+        rest = float((out["loss"] - out["nll"]).detach())
+        consistency, rec = min(1.0, done / 0.5), min(1.0, (1 - done) / 0.25)
+        weights.append((consistency, rec))
+        assert rest == pytest.approx(float(consistency * out["consistency"] + rec * out["rec"]), rel=1e-5)
+    assert weights == [(0, 1), (0.5, 1), (1, 1), (1, 1), (1, 0.5), (1, 0)]
+
+
+def test_what_a_teacher_needs(model):
+    task = SWWAETask(model, CONSISTENT)
+    with pytest.raises(ValueError, match="pass weak="):
+        task(IMAGES, TARGET)
+    with pytest.raises(ValueError, match="give --ema 0.99"):
+        task(IMAGES, TARGET, WEAK)

@@ -43,7 +43,7 @@ FULL = replace(
     PLAIN,
     model_args={**TINY, "drop_rate": 0.5, "batch_norm": True},
     ema=0.9,
-    translate=2,
+    augment="shift",
     mirror=True,
     opt="sgd",
     lr=0.05,
@@ -63,7 +63,21 @@ SOFT = replace(
     num_val=0,
     channels_last=False,
 )
-RECIPES = {"plain": PLAIN, "full": FULL, "soft": SOFT}
+# Two views, a teacher, and weights that change over the run.
+VIEWS = replace(
+    FULL,
+    augment="photo",
+    strong="photo",
+    strong_args={"noise": 0.1, "elastic": 0.03},
+    labeled_view="strong",
+    lambda_consistency=1.0,
+    lambda_cross=0.5,
+    confidence=0.2,
+    ramp=0.5,
+    fade=0.5,
+    batch_size=32,
+)
+RECIPES = {"plain": PLAIN, "full": FULL, "soft": SOFT, "views": VIEWS}
 
 
 def same(a: Any, b: Any, path: str = "") -> None:

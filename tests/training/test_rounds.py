@@ -157,13 +157,13 @@ def test_epochs_are_passes_over_the_unlabelled_images(tmp_path: Path) -> None:
 
 def test_without_unlabelled_images(tmp_path: Path) -> None:
     one = trainer(replace(BASE, unlabeled="none"), tmp_path)
-    x, target = one.next_batch()
+    x, target, _ = one.next_batch()
     assert x.shape == (16, 1, 32, 32) and target.shape == (16,)
     assert {"nll", "rec", "middle"} < set(one.train_step())
 
 
 def test_more_labelled_images_a_step_than_there_are(tmp_path: Path) -> None:
-    x, target = trainer(replace(BASE, num_labels=10), tmp_path).next_batch()
+    x, target, _ = trainer(replace(BASE, num_labels=10), tmp_path).next_batch()
     assert target.sort().values.tolist() == list(range(10)) and len(x) == 10 + 24
 
 
@@ -180,7 +180,7 @@ def test_unsupervised_has_no_error(tmp_path: Path) -> None:
     after = timm.create_model(f"local-dir:{out}/best", pretrained=True).state_dict()
     assert torch.equal(before["head.fc.weight"], after["head.fc.weight"])
     assert not torch.equal(before["stages.0.convs.0.conv.weight"], after["stages.0.convs.0.conv.weight"])
-    x, target = trainer(replace(BASE, lambda_nll=0.0), tmp_path / "other").next_batch()
+    x, target, _ = trainer(replace(BASE, lambda_nll=0.0), tmp_path / "other").next_batch()
     assert len(x) == 16 + 24, "the labelled images still serve as images"
 
 
@@ -198,7 +198,7 @@ def test_data_without_a_test_part(tmp_path: Path) -> None:
 
 
 def test_the_twin_sees_the_same_labelled_images_and_no_others(tmp_path: Path) -> None:
-    config = replace(BASE, twin=True, lambda_l1=0.1, translate=2, mirror=True, model_args={**TINY, "drop_rate": 0.5})
+    config = replace(BASE, twin=True, lambda_l1=0.1, augment="photo", model_args={**TINY, "drop_rate": 0.5})
     (full, _), (plain, is_twin) = runs_of(config)
     assert is_twin and (plain.lambda_rec, plain.lambda_middle, plain.lambda_l1) == (0.0, 0.0, 0.0)
     shared = resident(splits_of(full, (1, 32, 32)), torch.device("cpu"), lambdas_of(full))
@@ -208,7 +208,7 @@ def test_the_twin_sees_the_same_labelled_images_and_no_others(tmp_path: Path) ->
     ]
     assert all(torch.equal(a, b) for a, b in zip(*(one.model.state_dict().values() for one in pair), strict=False))
     for _ in range(5):
-        (x, target), (twin_x, twin_target) = (one.next_batch() for one in pair)
+        (x, target, _), (twin_x, twin_target, _) = (one.next_batch() for one in pair)
         assert torch.equal(target, twin_target) and torch.equal(x[:16], twin_x) and len(x) == 40
     assert pair[1].unlabeled is None and pair[0].steps_per_epoch == pair[1].steps_per_epoch
     assert set(pair[1].train_step()) == {"loss", "nll"}
@@ -325,7 +325,7 @@ BAD = [
     ({"data": "folder:/no/such/folder"}, "/no/such/folder"),
     ({"amp": "fp16", "device": "cpu"}, "fp16 needs a GPU"),
     ({"warmup_steps": 6}, "warmup_steps: got 6, expected fewer than the run's 6 steps"),
-    ({"translate": 32}, "translate"),
+    ({"augment": "shift", "augment_args": {"shift": 32}}, "augment_args: shift: got 32 pixels for images of 32x32"),
     ({"seed": 2**32 - 1, "rounds": 2}, "seed"),
     ({"lambda_nll": 0.0, "twin": True}, "lambda_nll"),
 ]

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from swwae_zoo.config import RunConfig, to_toml
-from swwae_zoo.data import Preprocess
+from swwae_zoo.data import Augmentation, RandomView
 from swwae_zoo.training.rounds import train_rounds
 from swwae_zoo.utils.distributed import World
 
@@ -32,7 +32,7 @@ BASE = RunConfig(
     labeled_batch=15,
     log_every=1,
     save_every=4,
-    translate=2,
+    augment="shift",
     mirror=True,
     ema=0.9,
     weight_decay=0.1,
@@ -188,11 +188,11 @@ def test_parts_make_up_the_whole() -> None:
 
 
 def test_augmentation_of_parts_is_that_of_the_whole() -> None:
-    prepare = Preprocess(8, mean=0.0, std=1.0, translate=2, mirror=True)
-    images = torch.randint(256, (7, 1, 8, 8), dtype=torch.uint8)
-    whole = prepare(images, train=True, generator=torch.Generator().manual_seed(1))
+    view = RandomView(Augmentation(shift=2, mirror=True, rotation=20, noise=0.1), (8, 8))
+    images = torch.rand(7, 1, 8, 8)
+    whole = view(images, torch.Generator().manual_seed(1))
     parts = []
     for rank in range(3):
         share = World(rank, 3).share(7)
-        parts.append(prepare(images[share.slice], train=True, generator=torch.Generator().manual_seed(1), share=share))
+        parts.append(view(images[share.slice], torch.Generator().manual_seed(1), share))
     assert torch.equal(torch.cat(parts), whole)

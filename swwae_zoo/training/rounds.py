@@ -6,6 +6,7 @@ from __future__ import annotations
 import shlex
 import statistics
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -50,8 +51,8 @@ def train_rounds(
     """
     world = World.from_environment()
     device = resolve_device(config.device, world)
-    with Interrupt(patient=world.launched) as interrupt, connected(world, device):
-        results = _train_rounds(config, resume, force, world, device, interrupt, notes)
+    with Interrupt(patient=world.launched) as interrupt, connected(world, device), ExitStack() as stack:
+        results = _train_rounds(config, resume, force, world, device, interrupt, notes, stack)
     return results if world.first else []
 
 
@@ -63,6 +64,7 @@ def _train_rounds(
     device: torch.device,
     interrupt: Interrupt,
     notes: Sequence[str],
+    stack: ExitStack,
 ) -> list[dict[str, Any]]:
     shape = input_shape(config)
     name = f"{config.model}-{config.data}-{config.num_labels or 'all'}"
@@ -74,7 +76,9 @@ def _train_rounds(
         check_same_run(config, out)
 
     def directory_of(path: str | Path) -> RunDirectory:
-        return RunDirectory(path, resume, force) if world.first else Elsewhere(path)
+        directory = RunDirectory(path, resume, force) if world.first else Elsewhere(path)
+        stack.callback(directory.release)
+        return directory
 
     root = directory_of(out)
     runs = runs_of(config)

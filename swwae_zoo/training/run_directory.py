@@ -16,19 +16,26 @@ the old file or the new one, never half of one.
 from __future__ import annotations
 
 import json
+import os
 import re
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from timm.models._hub import save_config_for_hf
 from torch import nn
 
 from swwae_zoo.config import RunConfig, to_toml
+from swwae_zoo.utils.checksums import is_sealed_zip, save_sealed, seal_zip
 from swwae_zoo.utils.files import atomic_write
 from swwae_zoo.utils.provenance import provenance
+
+try:
+    import fcntl
+except ImportError:  # Windows: two writers are not noticed there
+    fcntl = None
 
 __all__ = ["Elsewhere", "RunDirectory"]
 
@@ -41,6 +48,7 @@ FILES = (
     "reconstructions.png",
     "run.json",
     *(f"{folder}/{name}" for folder in ("last", "best") for name in ("model.safetensors", "config.json")),
+    ".writer",
     "config.toml",
 )  # the last to go: while it stands, the folder still counts as a run's
 
@@ -58,13 +66,17 @@ class RunDirectory:
     """
 
     def __init__(self, path: str | Path, resume: bool = False, force: bool = False):
-        self.path, self.resume = Path(path), resume
+        self.path, self.resume, self.force = Path(path).expanduser(), resume, force
+        self._held: int | None = None
         if resume and force:
             raise ValueError("got --resume and --force: the one goes on with a run, the other drops it; choose one")
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"{self.path} is a file: give another --out")
+        self._check_free()
+
+    def _check_free(self) -> None:
         holds_run = (self.path / "config.toml").exists() or any(self._rounds())
-        if holds_run and not (resume or force):
+        if holds_run and not (self.resume or self.force):
             raise ValueError(
                 f"{self.path} already holds a run: --resume goes on with it, --force starts over, or give another --out"
             )
@@ -75,15 +87,43 @@ class RunDirectory:
         Args:
             job: the launch it belongs to, by which `begun_by` knows it again.
         """
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock()
+        self._check_free()  # again: another process may have come and gone meanwhile
         if not self.resume:
             self._clear()
-        self.path.mkdir(parents=True, exist_ok=True)
+        (self.path / ".writer").write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
         for partial in (*self.path.glob(".*.part"), *self.path.glob("*/.*.part")):
             partial.unlink(missing_ok=True)
         with atomic_write(self.path / "config.toml") as part:
             part.write_text(to_toml(config), encoding="utf-8")
         begun, now = self.read_json("run.json"), provenance() | ({"job": job} if job else {})
         self.write_json("run.json", {**begun, "resumed": [*begun.get("resumed", []), now]} if begun else now)
+
+    def _lock(self) -> None:
+        """Makes this process the only one that writes here, until `release` or its end, however it ends.
+
+        Raises:
+            ValueError: another process is writing.
+        """
+        if fcntl is None:
+            return
+        self._held = os.open(self.path, os.O_RDONLY)
+        writer = self.path / ".writer"
+        try:
+            fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._held)
+            self._held = None
+            who = writer.read_text(encoding="utf-8")[:100] if writer.is_file() else "another process"
+            raise ValueError(f"{self.path} is being written by {who}: wait for it, or give another --out") from None
+
+    def release(self) -> None:
+        """Lets others write here."""
+        if self._held is not None:
+            (self.path / ".writer").unlink(missing_ok=True)
+            os.close(self._held)
+            self._held = None
 
     @staticmethod
     def begun_by(path: str | Path, job: str) -> bool:
@@ -162,28 +202,34 @@ class RunDirectory:
                 save_config_for_hf(model, part)
         tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
         with atomic_write(folder / "model.safetensors") as part:
-            safetensors.torch.save_file(tensors, part, metadata={"format": "pt"})
-            part.chmod((folder / "config.json").stat().st_mode)  # safetensors lets none but the owner read its files
+            save_sealed(tensors, part, (folder / "config.json").read_bytes())
 
     def save_checkpoint(self, state: dict[str, Any]) -> None:
         with atomic_write(self.path / "checkpoint.pt") as part:
             torch.save(state, part)
+            seal_zip(part)
 
     def load_checkpoint(self) -> dict[str, Any] | None:
         """The last checkpoint, or None before the first.
 
         Raises:
-            ValueError: it can't be read.
+            ValueError: it can't be read, or is not as it was written.
         """
         path = self.path / "checkpoint.pt"
         if not path.exists():
             return None
+        damaged = f"{path} is not as it was written (its checksum differs): it is damaged or of another program; "
+        if not (path.is_file() and is_sealed_zip(path)):
+            raise ValueError(damaged + "start over with --force, or from last/ with --init")
         try:
-            return torch.load(path, map_location="cpu", weights_only=True)
+            state = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:
+            raise ValueError(damaged + "start over with --force") from error
+        if not isinstance(state, dict) or not isinstance(state.get("step"), int):
             raise ValueError(
-                f"{path} can't be read, it is damaged or no checkpoint: start over with --force"
-            ) from error
+                f"{path}: got a {type(state).__name__} without a step, expected a checkpoint of swwae train"
+            )
+        return state
 
     def draw(self, name: str, draw: Callable[[Path], None]) -> None:
         """Write a picture: ``draw`` saves a PNG to the path it is given."""
@@ -195,7 +241,8 @@ class Elsewhere(RunDirectory):
     """The run directory as a process sees it that does not write it: rank 0 does, maybe on another machine."""
 
     def __init__(self, path: str | Path):
-        self.path, self.resume = Path(path), False
+        self.path, self.resume = Path(path).expanduser(), False
+        self._held = None
 
     def begin(self, config: RunConfig, job: str = "") -> None:
         pass

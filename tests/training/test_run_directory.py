@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ CONFIG = RunConfig(steps=1)
 def begun(path: Path, **control: bool) -> RunDirectory:
     directory = RunDirectory(path, **control)
     directory.begin(CONFIG)
+    directory.release()  # most tests here go on to other writers
     return directory
 
 
@@ -186,6 +188,68 @@ def test_a_checkpoint_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.pt"
     for broken in (path.read_bytes()[:300], b"", b"no checkpoint"):
         path.write_bytes(broken)
-        with pytest.raises(ValueError, match="checkpoint.pt can't be read.*start over with --force") as caught:
+        with pytest.raises(
+            ValueError, match="checkpoint.pt is not as it was written.*start over with --force"
+        ) as caught:
             directory.load_checkpoint()
         assert "\n" not in str(caught.value)
+
+
+def test_one_writer(tmp_path: Path, child: Callable[..., Any]) -> None:
+    """A second process is refused with the first one's name, and let in when that one is gone, however it ended."""
+    run = tmp_path / "run"
+    begun(run)
+    held = RunDirectory(run, resume=True)
+    held.begin(RunConfig(steps=1))
+    with pytest.raises(ValueError, match=rf"run is being written by process {os.getpid()} on "):
+        RunDirectory(run, force=True).begin(RunConfig(steps=1))
+    held.release()
+    process = child(
+        """
+from swwae_zoo.config import RunConfig
+from swwae_zoo.training.run_directory import RunDirectory
+RunDirectory(RUN, resume=True).begin(RunConfig(steps=1))
+os._exit(9)
+""",
+        RUN=str(run),
+    )
+    process.join(300)
+    assert process.exitcode == 9
+    again = RunDirectory(run, resume=True)
+    again.begin(RunConfig(steps=1))
+    again.release()
+    assert not (run / ".writer").exists()
+
+
+def test_a_run_that_came_meanwhile(tmp_path: Path) -> None:
+    late = RunDirectory(tmp_path / "run")
+    begun(tmp_path / "run")
+    with pytest.raises(ValueError, match="already holds a run"):
+        late.begin(RunConfig(steps=1))
+
+
+def test_flipped_bits_and_cut_off_checkpoints(tmp_path: Path) -> None:
+    directory = begun(tmp_path / "run")
+    directory.save_checkpoint({"step": 3, "weights": torch.arange(50.0), "random": torch.get_rng_state()})
+    path = tmp_path / "run" / "checkpoint.pt"
+    whole, draw = path.read_bytes(), random.Random(0)
+    assert directory.load_checkpoint()["step"] == 3
+    torch.load(path, weights_only=True)  # still a file that torch reads
+    for _ in range(300):
+        bit = draw.randrange(8 * len(whole))
+        flipped = bytearray(whole)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        with pytest.raises(ValueError, match="is not as it was written"):
+            directory.load_checkpoint()
+    for _ in range(100):
+        path.write_bytes(whole[: draw.randrange(len(whole))])
+        with pytest.raises(ValueError, match="is not as it was written"):
+            directory.load_checkpoint()
+
+
+def test_a_checkpoint_of_something_else(tmp_path: Path) -> None:
+    directory = begun(tmp_path / "run")
+    directory.save_checkpoint([1, 2])  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="got a list without a step, expected a checkpoint"):
+        directory.load_checkpoint()

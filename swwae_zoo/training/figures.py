@@ -14,7 +14,7 @@ from torch import Tensor
 from swwae_zoo.loss import TERMS
 from swwae_zoo.models._base import SWWAE
 
-__all__ = ["draw_curves", "draw_reconstructions", "reconstruct", "reconstruct_without_where"]
+__all__ = ["draw_curves", "draw_reconstructions", "draw_views", "reconstruct", "reconstruct_without_where"]
 
 DPI = 100
 CELL, GAP, LABEL = 80, 3, 110  # pixels: least width of an image, white around it, and left of all for the rows' names
@@ -59,16 +59,31 @@ def draw_reconstructions(path: Path, model: SWWAE, x: Tensor) -> None:
         "what alone": reconstruct_without_where(model, x),
     }
     low, high = (x.float().flatten(1).aminmax(dim=1)[side].view(-1, 1, 1, 1) for side in (0, 1))
-    grid = torch.stack([((images - low) / (high - low).clamp(min=1e-6)).clamp(0, 1) for images in rows.values()])
-    grid = (grid if x.shape[1] == 3 else grid[:, :, :1].expand(-1, -1, 3, -1, -1)).cpu()  # (3, B, 3, H, W)
-    zoom = math.ceil(CELL / x.shape[3])  # whole, so that every pixel is as large as the next
+    _draw_grid(path, {name: (images - low) / (high - low).clamp(min=1e-6) for name, images in rows.items()})
+
+
+def draw_views(path: Path, rows: dict[str, Tensor]) -> None:
+    """A grid of images as the network is shown them: a row for each kind of view, a column for each image.
+
+    Args:
+        path: PNG to write.
+        rows: name -> (B, C, H, W) from 0 to 1, B > 0; of other than 3 channels the first is shown.
+    """
+    _draw_grid(path, rows)
+
+
+def _draw_grid(path: Path, rows: dict[str, Tensor]) -> None:
+    grid = torch.stack([images.float() for images in rows.values()]).clamp(0, 1)
+    grid = (grid if grid.shape[2] == 3 else grid[:, :, :1].expand(-1, -1, 3, -1, -1)).cpu()  # (rows, B, 3, H, W)
+    zoom = math.ceil(CELL / grid.shape[4])  # whole, so that every pixel is as large as the next
     grid = grid.repeat_interleave(zoom, 3).repeat_interleave(zoom, 4)
     grid = F.pad(grid, (GAP, GAP, GAP, GAP), value=1.0).permute(0, 3, 1, 4, 2).flatten(0, 1).flatten(1, 2)
     height, width = grid.shape[:2]
     figure = Figure(figsize=((LABEL + width) / DPI, height / DPI), dpi=DPI)
     figure.figimage(grid.numpy(), xo=LABEL)
     for row, name in enumerate(rows):
-        figure.text((LABEL - 2 * GAP) / (LABEL + width), 1 - (row + 0.5) / 3, name, ha="right", va="center")
+        place = (LABEL - 2 * GAP) / (LABEL + width), 1 - (row + 0.5) / len(rows)
+        figure.text(*place, name, ha="right", va="center")
     figure.savefig(path, dpi=DPI, format="png")
 
 

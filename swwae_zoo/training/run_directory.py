@@ -46,6 +46,7 @@ FILES = (
     "results.json",
     "curves.png",
     "reconstructions.png",
+    "views.png",
     "run.json",
     *(f"{folder}/{name}" for folder in ("last", "best") for name in ("model.safetensors", "config.json")),
     ".writer",

@@ -246,6 +246,8 @@ class Trainer:
             self.load_state_dict(state, f"{self.directory.path}/checkpoint.pt")
             self.progress.say(f"{self.directory.path}: going on behind step {self.step}")
         self.directory.cut_metrics(self.step)
+        if self.world.first and state is None:
+            self._draw_views()
         self.model.train()
         with interrupt.deferred():
             with self.progress.run(str(self.directory.path), self.steps, self.step):
@@ -260,6 +262,17 @@ class Trainer:
                         self._save()
                     interrupt.check(f"stopped at step {self.step}, {self.directory.path} is saved", stop)
             return self._finish()
+
+    def _draw_views(self) -> None:
+        """Weak and strong views of the first unlabelled images, where there are any views to look at."""
+        views = {"weak": self.weak_view, "strong": self.strong_view}
+        views = {name: view for name, view in views.items() if view.settings.is_random}
+        if views:
+            source = self.labeled if self.unlabeled is None else self.unlabeled
+            images = self.prepare.fit(source.batch(torch.arange(min(16, len(source))))[0])
+            rows = {"image": images}
+            rows |= {name: view(images, seeded(self.config.seed, "views", name)) for name, view in views.items()}
+            self.directory.draw("views.png", lambda path: figures.draw_views(path, rows))
 
     def _is_due(self, every: int) -> bool:
         return self.step % every == 0 or self.step == self.steps

@@ -73,7 +73,9 @@ def switch_unpool2d(
 
     Args:
         what: (B, C, h, w).
-        where: (B, C, h, w), uint8, from `switch_pool2d` with the same window.
+        where: (B, C, h, w), uint8, from `switch_pool2d` with the same window. Positions beyond the window are refused
+            on a CPU. Elsewhere, and under torch.func or in an exported program, a check would have to wait for the
+            device: there, values with such a where are left out.
         kernel_size, stride, padding: as given to `switch_pool2d`.
         output_size: (H, W), any size that pools to (h, w), in floor or ceil mode;
             (h - 1) * stride - 2 * padding + kernel when None.
@@ -82,7 +84,7 @@ def switch_unpool2d(
         (B, C, H, W), in what's dtype, channels-last if what or where is.
 
     Raises:
-        ValueError: wrong shapes or dtypes, or an output_size that does not pool to (h, w).
+        ValueError: wrong shapes or dtypes, a where beyond the window, or an output_size that does not pool to (h, w).
     """
     window = _window(kernel_size, stride, padding)
     _check_image(what, "what")

@@ -4,10 +4,10 @@
     put           values, where -> image     its gradient picks
     pick          image, where -> values     its gradient puts
 
-`where` is all that is ever saved. There are no checks here: `pooling.py` has made them. Each exists twice. Run eagerly
-it is an autograd Function, which costs some 20 microseconds a call. To a compiler, and to tensors that only pretend (fake
-ones), it is an operator of torch's library, `swwae_zoo::...`: one node, which can neither break a graph nor be looked
-into, but costs ten times as much when run eagerly.
+`where` is all that is ever saved. Each exists twice. Run eagerly it is an autograd Function, which costs some 20
+microseconds a call. To a compiler, and to tensors that only pretend (fake ones), it is an operator of torch's library,
+`swwae_zoo::...`: one node, which can neither break a graph nor be looked into, but costs ten times as much when run
+eagerly. Both raise a ValueError for sizes that don't agree and, on a CPU, for a where beyond its window (`checks.py`).
 """
 
 import torch
@@ -15,9 +15,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.library import custom_op
 
-from swwae_zoo.kernels import cuda, native, reference
+from swwae_zoo.kernels import checks, cuda, native, reference
 from swwae_zoo.windows import Window, channels_last, memory_format
-
 
 
 def switch_pool(x: Tensor, window: Window, ceil_mode: bool) -> tuple[Tensor, Tensor]:
@@ -35,6 +34,7 @@ def put(values: Tensor, where: Tensor, window: Window, size: tuple[int, int]) ->
         return reference.put(values, where, window, size, window.overlaps)
     if _pretends(values):
         return _put_op(values, where, *window, size, window.overlaps)
+    checks.positions(where, window)  # here and in the operators alone: backward passes use switches that were checked
     return _Put.apply(values, where, window, size, window.overlaps)
 
 
@@ -54,6 +54,7 @@ def _pretends(t: Tensor) -> bool:
 def _pool(x: Tensor, window: Window, ceil_mode: bool) -> tuple[Tensor, Tensor]:
     last, kernels = channels_last(x), _kernels(x)
     if kernels is None:
+        checks.pool(x, window, window.pooled(tuple(x.shape[-2:]), ceil_mode))
         what, where = reference.pool(x, window, ceil_mode)
         return what.contiguous(memory_format=memory_format(last)), where.contiguous(memory_format=memory_format(last))
     return kernels.pool(x, window, window.pooled(tuple(x.shape[-2:]), ceil_mode), last)
@@ -62,6 +63,7 @@ def _pool(x: Tensor, window: Window, ceil_mode: bool) -> tuple[Tensor, Tensor]:
 def _put(values: Tensor, where: Tensor, window: Window, size: tuple[int, int], mean: bool) -> Tensor:
     kernels = _kernels(values)
     if kernels is None:
+        checks.put(values, where, window, size)
         return reference.put(values, where, window, size, mean)
     return kernels.put(values, where, window, size, mean, _either_last(values, where))
 
@@ -69,6 +71,7 @@ def _put(values: Tensor, where: Tensor, window: Window, size: tuple[int, int], m
 def _pick(image: Tensor, where: Tensor, window: Window, mean: bool) -> Tensor:
     last, kernels = _either_last(image, where), _kernels(image)
     if kernels is None:
+        checks.pick(image, where, window)
         return reference.pick(image, where, window, mean).contiguous(memory_format=memory_format(last))
     return kernels.pick(image, where, window, mean, last)
 
@@ -83,7 +86,13 @@ _MODULES = {"cpu": native, "cuda": cuda}
 
 
 def _window(kernel: list[int], stride: list[int], padding: list[int]) -> Window:
-    return Window((kernel[0], kernel[1]), (stride[0], stride[1]), (padding[0], padding[1]))
+    return Window(_pair("kernel", kernel), _pair("stride", stride), _pair("padding", padding))
+
+
+def _pair(name: str, sizes: list[int]) -> tuple[int, int]:
+    if len(sizes) != 2:
+        raise ValueError(f"{name}: got {list(sizes)}, expected [height, width]")
+    return sizes[0], sizes[1]
 
 
 def _either_last(a: Tensor, b: Tensor) -> bool:
@@ -152,14 +161,18 @@ def _switch_pool_op(
 def _put_op(
     values: Tensor, where: Tensor, kernel: list[int], stride: list[int], padding: list[int], size: list[int], mean: bool
 ) -> Tensor:
-    return _put(values, where, _window(kernel, stride, padding), (size[0], size[1]), mean)
+    window = _window(kernel, stride, padding)
+    checks.positions(where, window)
+    return _put(values, where, window, _pair("size", size), mean)
 
 
 @custom_op("swwae_zoo::pick", mutates_args=())
 def _pick_op(
     image: Tensor, where: Tensor, kernel: list[int], stride: list[int], padding: list[int], mean: bool
 ) -> Tensor:
-    return _pick(image, where, _window(kernel, stride, padding), mean)
+    window = _window(kernel, stride, padding)
+    checks.positions(where, window)
+    return _pick(image, where, window, mean)
 
 
 # --- their shapes, for compilers ----------------------------------------------------------------------

@@ -1,0 +1,88 @@
+"""Checks of the operators' arguments, made before any kernel reads or writes memory.
+
+Every failure is a ValueError. Sizes and windows are checked once each: the answers are kept.
+"""
+
+import functools
+
+import torch
+from torch import Tensor
+
+from swwae_zoo.windows import Window
+
+__all__ = ["pick", "pool", "positions", "put"]
+
+MAX_POSITIONS = 256  # what a uint8 can tell apart
+
+
+def pool(x: Tensor, window: Window, pooled: tuple[int, int]) -> None:
+    """x (B, C, H, W) -> what and where (B, C, *pooled)."""
+    _maps(x, "x")
+    _sizes(window, (x.shape[2], x.shape[3]), pooled)
+
+
+def put(values: Tensor, where: Tensor, window: Window, size: tuple[int, int]) -> None:
+    """values and where (B, C, h, w) -> (B, C, *size)."""
+    _maps(values, "values")
+    _wheres(where, values)
+    if where.shape != values.shape:
+        raise ValueError(f"where: got {tuple(where.shape)}, expected {tuple(values.shape)}, the shape of values")
+    _sizes(window, size, (where.shape[2], where.shape[3]))
+
+
+def pick(image: Tensor, where: Tensor, window: Window) -> None:
+    """image (B, C, H, W), where (B, C, h, w) -> (B, C, h, w)."""
+    _maps(image, "image")
+    _wheres(where, image)
+    if where.shape[:2] != image.shape[:2]:
+        raise ValueError(
+            f"where: got {tuple(where.shape)}, expected {tuple(image.shape[:2])} images and channels as in image"
+        )
+    _sizes(window, (image.shape[2], image.shape[3]), (where.shape[2], where.shape[3]))
+
+
+def positions(where: Tensor, window: Window) -> None:
+    """Every where lies inside the window. On a CPU only: other devices would have to be waited for."""
+    if where.device.type != "cpu" or torch.jit.is_tracing() or where.numel() == 0:
+        return
+    count, largest = window.kernel[0] * window.kernel[1], where.amax().item()
+    if largest >= count:
+        raise ValueError(
+            f"where: got position {largest}, expected 0 to {count - 1}, those of a window of {window.kernel}; "
+            "unpool with the kernel_size that the where was pooled with"
+        )
+
+
+def _maps(t: Tensor, name: str) -> None:
+    if t.dim() != 4 or t.layout != torch.strided or not t.is_floating_point():
+        raise ValueError(
+            f"{name}: got {t.dtype} {tuple(t.shape)}, {t.layout}, expected a dense floating-point tensor (B, C, H, W)"
+        )
+
+
+def _wheres(where: Tensor, like: Tensor) -> None:
+    if where.dim() != 4 or where.layout != torch.strided or where.dtype != torch.uint8 or where.device != like.device:
+        raise ValueError(
+            f"where: got {where.dtype} {tuple(where.shape)}, {where.layout}, on {where.device}, expected a dense "
+            f"torch.uint8 tensor (B, C, h, w) on {like.device}; pass the where of switch_pool2d unchanged"
+        )
+
+
+@functools.lru_cache(maxsize=4096)
+def _sizes(window: Window, size: tuple[int, int], pooled: tuple[int, int]) -> None:
+    """The window is one, and an image of `size` pools to `pooled`, so that every window has a pixel of the image."""
+    pairs = (*window, size, pooled)
+    if len(window) != 3 or any(len(pair) != 2 or any(type(n) is not int for n in pair) for pair in pairs):
+        raise ValueError(f"sizes: got {pairs}, expected pairs of integers for kernel, stride, padding, image and map")
+    (kh, kw), (sh, sw), (ph, pw) = window
+    if min(kh, kw, sh, sw) < 1 or kh * kw > MAX_POSITIONS or min(ph, pw) < 0 or 2 * ph > kh or 2 * pw > kw:
+        raise ValueError(
+            f"window: got kernel {(kh, kw)}, stride {(sh, sw)}, padding {(ph, pw)}, expected kernel and stride of at "
+            f"least 1, at most {MAX_POSITIONS} positions and a padding of at most half of the kernel"
+        )
+    fits = (window.pooled(size, ceil_mode) for ceil_mode in (False, True))
+    if min(*size, *pooled) < 1 or pooled not in fits:
+        raise ValueError(
+            f"sizes: got an image of {size} for a pooled map of {pooled}, which kernel {(kh, kw)}, stride {(sh, sw)} "
+            f"and padding {(ph, pw)} don't make of it; pass the size of the image that was pooled"
+        )

@@ -20,13 +20,13 @@ HEADERS = ["lanes.h", "runtime.h", "typed.h"]
 FLAGS = [
     "-O3", "-g0", "-std=gnu11", "-fvisibility=hidden", "-fno-trapping-math", "-fno-strict-aliasing", "-Wno-psabi",
 ]  # fmt: skip
-# Flags of each instruction set, those that torch compiles its own kernels with.
+# Of each instruction set: what torch compiles its own kernels with, tuned for the first processors that had it.
 INSTRUCTION_SETS: dict[str, list[str]] = {"baseline": []}
 if sysconfig.get_platform().lower().endswith(("x86_64", "amd64")):
-    INSTRUCTION_SETS["avx2"] = ["-mavx2", "-mfma", "-mf16c"]
-    INSTRUCTION_SETS["avx512"] = [
-        *INSTRUCTION_SETS["avx2"], "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl",
-    ]  # fmt: skip
+    AVX2 = ["-mavx2", "-mfma", "-mf16c"]
+    INSTRUCTION_SETS["avx2"] = [*AVX2, "-mtune=haswell"]
+    AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]
+    INSTRUCTION_SETS["avx512"] = [*AVX2, *AVX512, "-mtune=icelake-server"]
 
 
 class BuildKernels(build_ext):

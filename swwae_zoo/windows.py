@@ -35,7 +35,7 @@ def channels_last(t: Tensor) -> bool:
     """Whether t (B, C, H, W) is laid out channels-last, told from its strides."""
     # Not `is_contiguous`, which answers yes to both layouts for a 1x1 map: what a whole-image window leaves.
     # The innermost stride comes first since it is never symbolic: no guard on a size while compiling.
-    return t.shape[1] > 1 and t.stride(3) == t.shape[1] and t.stride(1) == 1
+    return t.dim() == 4 and t.shape[1] > 1 and t.stride(3) == t.shape[1] and t.stride(1) == 1
 
 
 def memory_format(last: bool) -> torch.memory_format:

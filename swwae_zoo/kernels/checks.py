@@ -10,40 +10,45 @@ from torch import Tensor
 
 from swwae_zoo.windows import Window
 
-__all__ = ["pick", "pool", "positions", "put"]
+__all__ = ["check_pick", "check_pool", "check_positions", "check_put", "check_window"]
 
 MAX_POSITIONS = 256  # what a uint8 can tell apart
 
 
-def pool(x: Tensor, window: Window, pooled: tuple[int, int]) -> None:
+def check_pool(x: Tensor, window: Window, pooled: tuple[int, int]) -> None:
     """x (B, C, H, W) -> what and where (B, C, *pooled)."""
-    _maps(x, "x")
-    _sizes(window, (x.shape[2], x.shape[3]), pooled)
+    _check_map(x, "x")
+    _check_sizes(window, (x.shape[2], x.shape[3]), pooled)
 
 
-def put(values: Tensor, where: Tensor, window: Window, size: tuple[int, int]) -> None:
+def check_put(values: Tensor, where: Tensor, window: Window, size: tuple[int, int]) -> None:
     """values and where (B, C, h, w) -> (B, C, *size)."""
-    _maps(values, "values")
-    _wheres(where, values)
+    _check_map(values, "values")
+    _check_where(where, values)
     if where.shape != values.shape:
         raise ValueError(f"where: got {tuple(where.shape)}, expected {tuple(values.shape)}, the shape of values")
-    _sizes(window, size, (where.shape[2], where.shape[3]))
+    _check_sizes(window, size, (where.shape[2], where.shape[3]))
 
 
-def pick(image: Tensor, where: Tensor, window: Window) -> None:
+def check_pick(image: Tensor, where: Tensor, window: Window) -> None:
     """image (B, C, H, W), where (B, C, h, w) -> (B, C, h, w)."""
-    _maps(image, "image")
-    _wheres(where, image)
+    _check_map(image, "image")
+    _check_where(where, image)
     if where.shape[:2] != image.shape[:2]:
         raise ValueError(
             f"where: got {tuple(where.shape)}, expected {tuple(image.shape[:2])} images and channels as in image"
         )
-    _sizes(window, (image.shape[2], image.shape[3]), (where.shape[2], where.shape[3]))
+    _check_sizes(window, (image.shape[2], image.shape[3]), (where.shape[2], where.shape[3]))
 
 
-def positions(where: Tensor, window: Window) -> None:
-    """Every where lies inside the window. On a CPU only: other devices would have to be waited for."""
-    if where.device.type != "cpu" or torch.jit.is_tracing() or where.numel() == 0:
+def check_positions(where: Tensor, window: Window) -> None:
+    """Every where lies inside the window. On a CPU only: other devices would have to be waited for.
+
+    A where that is none, of another dtype say, is left to `check_put` and `check_pick`.
+    """
+    if where.device.type != "cpu" or where.dtype != torch.uint8 or where.layout != torch.strided:
+        return
+    if torch.jit.is_tracing() or where.numel() == 0:
         return
     count, largest = window.kernel[0] * window.kernel[1], where.amax().item()
     if largest >= count:
@@ -53,14 +58,14 @@ def positions(where: Tensor, window: Window) -> None:
         )
 
 
-def _maps(t: Tensor, name: str) -> None:
+def _check_map(t: Tensor, name: str) -> None:
     if t.dim() != 4 or t.layout != torch.strided or not t.is_floating_point():
         raise ValueError(
             f"{name}: got {t.dtype} {tuple(t.shape)}, {t.layout}, expected a dense floating-point tensor (B, C, H, W)"
         )
 
 
-def _wheres(where: Tensor, like: Tensor) -> None:
+def _check_where(where: Tensor, like: Tensor) -> None:
     if where.dim() != 4 or where.layout != torch.strided or where.dtype != torch.uint8 or where.device != like.device:
         raise ValueError(
             f"where: got {where.dtype} {tuple(where.shape)}, {where.layout}, on {where.device}, expected a dense "
@@ -69,20 +74,31 @@ def _wheres(where: Tensor, like: Tensor) -> None:
 
 
 @functools.lru_cache(maxsize=4096)
-def _sizes(window: Window, size: tuple[int, int], pooled: tuple[int, int]) -> None:
-    """The window is one, and an image of `size` pools to `pooled`, so that every window has a pixel of the image."""
-    pairs = (*window, size, pooled)
-    if len(window) != 3 or any(len(pair) != 2 or any(type(n) is not int for n in pair) for pair in pairs):
-        raise ValueError(f"sizes: got {pairs}, expected pairs of integers for kernel, stride, padding, image and map")
+def check_window(window: Window) -> None:
+    """Kernel, stride and padding are those of a pool whose every position a uint8 can name."""
+    _check_pairs("window", *window)
     (kh, kw), (sh, sw), (ph, pw) = window
     if min(kh, kw, sh, sw) < 1 or kh * kw > MAX_POSITIONS or min(ph, pw) < 0 or 2 * ph > kh or 2 * pw > kw:
         raise ValueError(
             f"window: got kernel {(kh, kw)}, stride {(sh, sw)}, padding {(ph, pw)}, expected kernel and stride of at "
             f"least 1, at most {MAX_POSITIONS} positions and a padding of at most half of the kernel"
         )
-    fits = (window.pooled(size, ceil_mode) for ceil_mode in (False, True))
-    if min(*size, *pooled) < 1 or pooled not in fits:
+
+
+@functools.lru_cache(maxsize=4096)
+def _check_sizes(window: Window, size: tuple[int, int], pooled: tuple[int, int]) -> None:
+    """An image of `size` pools to `pooled`: every window has a pixel of the image."""
+    check_window(window)
+    _check_pairs("sizes", size, pooled)
+    floor, ceil = (window.pooled(size, ceil_mode) for ceil_mode in (False, True))
+    if min(*size, *pooled) < 1 or pooled not in (floor, ceil):
         raise ValueError(
-            f"sizes: got an image of {size} for a pooled map of {pooled}, which kernel {(kh, kw)}, stride {(sh, sw)} "
-            f"and padding {(ph, pw)} don't make of it; pass the size of the image that was pooled"
+            f"sizes: got an image of {tuple(size)} and a pooled map of {tuple(pooled)}, expected a map of {floor}, or of "
+            f"{ceil} in ceil mode, for kernel {window.kernel}, stride {window.stride} and padding {window.padding}; "
+            "pass the size of the image that was pooled"
         )
+
+
+def _check_pairs(name: str, *pairs: tuple[int, int]) -> None:
+    if any(len(pair) != 2 or any(type(n) is not int for n in pair) for pair in pairs):
+        raise ValueError(f"{name}: got {pairs}, expected pairs of integers, (height, width)")

@@ -12,7 +12,7 @@ import os
 import torch
 from torch import Tensor
 
-from swwae_zoo.kernels import checks
+from swwae_zoo.kernels.checks import check_pick, check_pool, check_put
 
 try:
     import triton
@@ -34,7 +34,7 @@ def available(dtype: torch.dtype) -> bool:
 
 def pool(x: Tensor, window, pooled: tuple[int, int], last: bool) -> tuple[Tensor, Tensor]:
     """What and where, (B, C, *pooled), of x (B, C, H, W), in channels-last if `last`."""
-    checks.pool(x, window, pooled)
+    check_pool(x, window, pooled)
     what = _empty(x, pooled, last, x.dtype)
     where = _empty(x, pooled, last, torch.uint8)
     _launch(_pool_kernel, what, (x, what, where), x.shape, what.shape, window, last, False, x.stride())
@@ -43,7 +43,7 @@ def pool(x: Tensor, window, pooled: tuple[int, int], last: bool) -> tuple[Tensor
 
 def put(values: Tensor, where: Tensor, window, size: tuple[int, int], mean: bool, last: bool) -> Tensor:
     """(B, C, h, w) -> (B, C, *size): see `reference.put`."""
-    checks.put(values, where, window, size)
+    check_put(values, where, window, size)
     where = where.contiguous(memory_format=_layout(last))
     out = _empty(values, size, last, values.dtype)
     _launch(_put_kernel, out, (values, where, out), out.shape, where.shape, window, last, mean, values.stride())
@@ -52,7 +52,7 @@ def put(values: Tensor, where: Tensor, window, size: tuple[int, int], mean: bool
 
 def pick(image: Tensor, where: Tensor, window, mean: bool, last: bool) -> Tensor:
     """(B, C, H, W) -> (B, C, h, w): see `reference.pick`."""
-    checks.pick(image, where, window)
+    check_pick(image, where, window)
     where = where.contiguous(memory_format=_layout(last))
     out = _empty(image, where.shape[-2:], last, image.dtype)
     _launch(_pick_kernel, out, (image, where, out), image.shape, where.shape, window, last, mean, image.stride())

@@ -13,7 +13,7 @@ import warnings
 import torch
 from torch import Tensor
 
-from swwae_zoo.kernels import checks
+from swwae_zoo.kernels.checks import check_pick, check_pool, check_put
 from swwae_zoo.kernels.library import load
 from swwae_zoo.windows import Window, memory_format
 
@@ -44,7 +44,7 @@ def available(dtype: torch.dtype) -> bool:
 
 def pool(x: Tensor, window: Window, pooled: tuple[int, int], last: bool) -> tuple[Tensor, Tensor]:
     """What and where, (B, C, *pooled), of x (B, C, H, W), in channels-last if `last`."""
-    checks.pool(x, window, pooled)
+    check_pool(x, window, pooled)
     x = _laid_out(x, last)
     what = _empty(x, pooled, last, x.dtype)
     where = _empty(x, pooled, last, torch.uint8)
@@ -54,7 +54,7 @@ def pool(x: Tensor, window: Window, pooled: tuple[int, int], last: bool) -> tupl
 
 def put(values: Tensor, where: Tensor, window: Window, size: tuple[int, int], mean: bool, last: bool) -> Tensor:
     """(B, C, h, w) -> (B, C, *size): see `reference.put`."""
-    checks.put(values, where, window, size)
+    check_put(values, where, window, size)
     values, where = _laid_out(values, last), _laid_out(where, last)
     out = _empty(values, size, last, values.dtype)
     _call("put", (values, where, out), size, where.shape[-2:], out, window, last, mean)
@@ -63,7 +63,7 @@ def put(values: Tensor, where: Tensor, window: Window, size: tuple[int, int], me
 
 def pick(image: Tensor, where: Tensor, window: Window, mean: bool, last: bool) -> Tensor:
     """(B, C, H, W) -> (B, C, h, w): see `reference.pick`."""
-    checks.pick(image, where, window)
+    check_pick(image, where, window)
     image, where = _laid_out(image, last), _laid_out(where, last)
     out = _empty(image, where.shape[-2:], last, image.dtype)
     _call("pick", (image, where, out), image.shape[-2:], where.shape[-2:], image, window, last, mean)

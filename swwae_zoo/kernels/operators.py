@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.library import custom_op
 
-from swwae_zoo.kernels import checks, cuda, native, reference
+from swwae_zoo.kernels import cuda, native, reference
+from swwae_zoo.kernels.checks import check_pick, check_pool, check_positions, check_put, check_window
 from swwae_zoo.windows import Window, channels_last, memory_format
 
 
@@ -34,7 +35,7 @@ def put(values: Tensor, where: Tensor, window: Window, size: tuple[int, int]) ->
         return reference.put(values, where, window, size, window.overlaps)
     if _pretends(values):
         return _put_op(values, where, *window, size, window.overlaps)
-    checks.positions(where, window)  # here and in the operators alone: backward passes use switches that were checked
+    check_positions(where, window)  # here and in the operators alone: backward passes use switches that were checked
     return _Put.apply(values, where, window, size, window.overlaps)
 
 
@@ -54,7 +55,7 @@ def _pretends(t: Tensor) -> bool:
 def _pool(x: Tensor, window: Window, ceil_mode: bool) -> tuple[Tensor, Tensor]:
     last, kernels = channels_last(x), _kernels(x)
     if kernels is None:
-        checks.pool(x, window, window.pooled(tuple(x.shape[-2:]), ceil_mode))
+        check_pool(x, window, window.pooled(tuple(x.shape[-2:]), ceil_mode))
         what, where = reference.pool(x, window, ceil_mode)
         return what.contiguous(memory_format=memory_format(last)), where.contiguous(memory_format=memory_format(last))
     return kernels.pool(x, window, window.pooled(tuple(x.shape[-2:]), ceil_mode), last)
@@ -63,7 +64,7 @@ def _pool(x: Tensor, window: Window, ceil_mode: bool) -> tuple[Tensor, Tensor]:
 def _put(values: Tensor, where: Tensor, window: Window, size: tuple[int, int], mean: bool) -> Tensor:
     kernels = _kernels(values)
     if kernels is None:
-        checks.put(values, where, window, size)
+        check_put(values, where, window, size)
         return reference.put(values, where, window, size, mean)
     return kernels.put(values, where, window, size, mean, _either_last(values, where))
 
@@ -71,7 +72,7 @@ def _put(values: Tensor, where: Tensor, window: Window, size: tuple[int, int], m
 def _pick(image: Tensor, where: Tensor, window: Window, mean: bool) -> Tensor:
     last, kernels = _either_last(image, where), _kernels(image)
     if kernels is None:
-        checks.pick(image, where, window)
+        check_pick(image, where, window)
         return reference.pick(image, where, window, mean).contiguous(memory_format=memory_format(last))
     return kernels.pick(image, where, window, mean, last)
 
@@ -86,7 +87,9 @@ _MODULES = {"cpu": native, "cuda": cuda}
 
 
 def _window(kernel: list[int], stride: list[int], padding: list[int]) -> Window:
-    return Window(_pair("kernel", kernel), _pair("stride", stride), _pair("padding", padding))
+    window = Window(_pair("kernel", kernel), _pair("stride", stride), _pair("padding", padding))
+    check_window(window)
+    return window
 
 
 def _pair(name: str, sizes: list[int]) -> tuple[int, int]:
@@ -162,7 +165,7 @@ def _put_op(
     values: Tensor, where: Tensor, kernel: list[int], stride: list[int], padding: list[int], size: list[int], mean: bool
 ) -> Tensor:
     window = _window(kernel, stride, padding)
-    checks.positions(where, window)
+    check_positions(where, window)
     return _put(values, where, window, _pair("size", size), mean)
 
 
@@ -171,7 +174,7 @@ def _pick_op(
     image: Tensor, where: Tensor, kernel: list[int], stride: list[int], padding: list[int], mean: bool
 ) -> Tensor:
     window = _window(kernel, stride, padding)
-    checks.positions(where, window)
+    check_positions(where, window)
     return _pick(image, where, window, mean)
 
 

@@ -1,7 +1,7 @@
 """Builds the C kernels, one shared library per instruction set; the rest of the configuration is in pyproject.toml.
 
-Every library is optional: where one can't be compiled (no compiler, an old one, Windows), it is left out with a warning.
-Without any of them the package computes the same in plain torch. `swwae_zoo/kernels/library.py` chooses at run time.
+Every library is optional: where one can't be compiled (no compiler, an old one, Windows) it is left out with a
+warning. Without any of them the package computes the same in plain torch. `swwae_zoo/kernels/library.py` chooses.
 """
 
 import copy

@@ -6,6 +6,7 @@ A tile of 2x2 results takes 16 products for each pair of channels instead of 36:
     tiles     2x2 pixels of the output each, counted over the batch
     points    (16, tiles, C), or (16, C_out, C_in) of the weights
 """
+
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -27,12 +28,14 @@ MIN_CHANNELS = {torch.float32: 64, torch.bfloat16: 128}  # with fewer, measured,
 
 
 class Conv3x3(nn.Conv2d):
-    """`nn.Conv2d` with 3x3 kernels, padding 1, stride 1, in training computed by Winograd's algorithm where that is faster.
+    """`nn.Conv2d` with 3x3 kernels, padding 1, stride 1, in training by Winograd's algorithm where that is faster.
 
-    That is on a CPU, in channels-last, with many channels.  The 2.25th of the multiplications takes about two thirds of the
-    time.  In float32 the result is as exact as the plain one.  In bfloat16, under autocast, the points are rounded too: an
-    error of 0.5 % of the result's size, where the plain one's is 0.24 %.  Without a gradient to make, it is the plain one.
-    So it is for a batch with an infinite or NaN result, whose infinities the differences of Winograd's would turn to NaN.
+    That is on a CPU, in channels-last, with many channels. A 2.25th of the multiplications takes about two thirds of
+    the time. In float32 the result is as exact as that of the plain convolution. In bfloat16, under autocast, points
+    are rounded too: an error of 0.5 % of the result's size, where the plain one's is 0.24 %.
+
+    Without a gradient to compute, and for a batch with an infinite or NaN result, it is the plain convolution: Winograd
+    takes differences, which would turn infinities to NaN.
 
     Args:
         in_channels, out_channels, bias: as for `nn.Conv2d`.
@@ -41,9 +44,9 @@ class Conv3x3(nn.Conv2d):
     def __init__(self, in_channels: int, out_channels: int, bias: bool = True, device=None, dtype=None):
         super().__init__(in_channels, out_channels, 3, padding=1, bias=bias, device=device, dtype=dtype)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """(B, in_channels, H, W) -> (B, out_channels, H, W)."""
-        if torch.jit.is_scripting():
+        if torch.jit.is_scripting():  # pyright: ignore[reportPrivateImportUsage]
             return self._conv_forward(x, self.weight, self.bias)
         else:
             return _conv3x3(self, x)
@@ -60,16 +63,21 @@ def _precision(x: Tensor) -> torch.dtype:
 
 
 def _pays(conv: Conv3x3, x: Tensor) -> bool:
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or is_transformed() or not torch.is_grad_enabled():
+    if torch.compiler.is_compiling() or is_transformed() or not torch.is_grad_enabled():
+        return False
+    if torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
         return False
     if conv.bias is not None and conv.bias.dtype != torch.float32:
         return False
-    if x.device.type != "cpu" or conv.weight.dtype != torch.float32 or not (conv.weight.requires_grad or x.requires_grad):
+    if x.device.type != "cpu" or conv.weight.dtype != torch.float32:
+        return False
+    if not (conv.weight.requires_grad or x.requires_grad):
         return False
     chs, precision = (conv.in_channels, conv.out_channels), _precision(x)
     return (
         x.dim() == 4 and channels_last(x) and x.is_contiguous(memory_format=torch.channels_last)
-        and precision in MIN_CHANNELS and min(chs) >= MIN_CHANNELS[precision] and not any(c % native.CHANNELS for c in chs)
+        and precision in MIN_CHANNELS and min(chs) >= MIN_CHANNELS[precision]
+        and not any(c % native.CHANNELS for c in chs)
         and _count(x) >= MIN_TILES and native.available(torch.float32)
     )  # fmt: skip
 
@@ -151,8 +159,8 @@ class _Winograd(Function):
         return y
 
     @staticmethod
-    def backward(ctx, grad: Tensor):
-        x, weight = ctx.saved_tensors
+    def backward(ctx, *grad_outputs: Tensor):
+        (grad,), (x, weight) = grad_outputs, ctx.saved_tensors
         wanted = (ctx.needs_input_grad[0], ctx.needs_input_grad[1], ctx.has_bias and ctx.needs_input_grad[2])
         if torch.is_grad_enabled():  # derivatives of these derivatives are wanted: torch knows those of its own
             return _plain_backward(grad, x, weight, ctx.has_bias, wanted)

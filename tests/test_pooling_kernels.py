@@ -18,7 +18,8 @@ NAN, INF = float("nan"), float("inf")
 # kernel, stride, padding, ceil mode, image
 GEOMETRIES = [
     (2, 2, 0, False, (8, 8)), (2, 2, 0, False, (9, 71)), (2, 2, 0, True, (7, 9)), (2, 2, 1, False, (8, 7)),
-    (3, 3, 0, False, (9, 10)), (4, 4, 0, False, (13, 8)), ((2, 3), (2, 3), 0, False, (6, 11)), (2, 3, 0, False, (8, 10)),
+    (3, 3, 0, False, (9, 10)), (4, 4, 0, False, (13, 8)), ((2, 3), (2, 3), 0, False, (6, 11)),
+    (2, 3, 0, False, (8, 10)),
     (16, 16, 0, False, (17, 33)), (3, 2, 1, False, (9, 10)), (3, 2, 1, True, (8, 33)), (3, 1, 1, False, (5, 4)),
     (2, 2, 0, False, (7, 16)), (2, 2, 0, True, (7, 32)), (2, 2, 0, False, (6, 32)),  # rows of one vector
     (2, 1, 0, False, (5, 6)), (5, 2, 2, False, (11, 9)), ((3, 2), (2, 2), (1, 0), False, (8, 6)),
@@ -73,7 +74,9 @@ def check(kernels, kernel, stride, padding, ceil, size, dtype, format, **options
             out = kernels.put(values, where, window, size, mean, last)
             expected = reference.put(values, where, window, size, mean)
             assert out.is_contiguous(memory_format=format)
-            if window.overlaps and kernels is cuda and dtype == torch.bfloat16:  # the interpreter rounds in a way of its own
+            if (
+                window.overlaps and kernels is cuda and dtype == torch.bfloat16
+            ):  # the interpreter rounds in a way of its own
                 torch.testing.assert_close(out, expected)
             else:
                 torch.testing.assert_close(out, expected, rtol=0, atol=0)
@@ -97,7 +100,10 @@ def test_cpu_kernels_equal_plain_torch(kernel, stride, padding, ceil, size, dtyp
 @pytest.mark.parametrize("format", FORMATS)
 def test_an_image_too_large_for_the_cache(format, instruction_set):
     """8 MiB: written past the cache where the processor can."""
-    window, x = window_of(2, 2, 0), torch.randn(2, 64, 128, 128, generator=torch.Generator().manual_seed(0)).to(memory_format=format)
+    window, x = (
+        window_of(2, 2, 0),
+        torch.randn(2, 64, 128, 128, generator=torch.Generator().manual_seed(0)).to(memory_format=format),
+    )
     what, where = reference.pool(x, window, False)
     out = native.put(what, where, window, (128, 128), False, format == torch.channels_last)
     assert torch.equal(out, reference.put(what, where, window, (128, 128), False))
@@ -114,7 +120,14 @@ def test_two_threads_give_the_same(dtype, instruction_set):
         torch.set_num_threads(count)
         try:
             what, where = native.pool(x, window, (20, 20), False)
-            results.append((what, where, native.put(what, where, window, (40, 40), True, False), native.pick(x, where, window, True, False)))
+            results.append(
+                (
+                    what,
+                    where,
+                    native.put(what, where, window, (40, 40), True, False),
+                    native.pick(x, where, window, True, False),
+                )
+            )
         finally:
             torch.set_num_threads(threads)
     for one, two in zip(*results, strict=True):
@@ -127,7 +140,9 @@ def test_a_where_of_no_pool_harms_nothing(kernel, stride, padding, ceil, size, f
     """A switch comes from whoever calls: a position outside its window must not become an address outside the image."""
     window, last = window_of(kernel, stride, padding), format == torch.channels_last
     shape = (2, 5, *window.pooled(size, ceil))
-    where = torch.randint(256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0)).to(memory_format=format)
+    where = torch.randint(256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0)).to(
+        memory_format=format
+    )
     ones = torch.ones(2, 5, *size).to(memory_format=format)
     picked = native.pick(ones, where, window, False, last)
     put = native.put(torch.ones(shape).to(memory_format=format), where, window, size, False, last)
@@ -137,18 +152,27 @@ def test_a_where_of_no_pool_harms_nothing(kernel, stride, padding, ceil, size, f
 
 def test_non_contiguous_images():
     x = torch.randn(2, 6, 12, 14, generator=torch.Generator().manual_seed(0))
-    for view in (x[:, ::2], x[:, :, ::2, 1:], x.permute(0, 1, 3, 2), x.to(memory_format=torch.channels_last)[:, :, 2:, 3:]):
+    for view in (
+        x[:, ::2],
+        x[:, :, ::2, 1:],
+        x.permute(0, 1, 3, 2),
+        x.to(memory_format=torch.channels_last)[:, :, 2:, 3:],
+    ):
         what, where = switch_pool2d(view, 2)
         expected, same_where = switch_pool2d(view.contiguous(), 2)
         assert torch.equal(what, expected) and torch.equal(where, same_where)
         gradient = torch.randn(what.shape)
         for values in (gradient, gradient.permute(0, 1, 3, 2).contiguous().permute(0, 1, 3, 2)):
-            assert torch.equal(switch_unpool2d(values, where, 2, output_size=view.shape[-2:]),
-                               switch_unpool2d(gradient, where.contiguous(), 2, output_size=view.shape[-2:]))
+            assert torch.equal(
+                switch_unpool2d(values, where, 2, output_size=view.shape[-2:]),
+                switch_unpool2d(gradient, where.contiguous(), 2, output_size=view.shape[-2:]),
+            )
 
 
 def run_python(code, **environment):
-    run = subprocess.run([sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True, text=True
+    )
     assert run.returncode == 0, run.stderr
     return run.stdout
 
@@ -255,7 +279,8 @@ def test_arguments_that_do_not_agree_are_refused(path, wrong):
             calls.append(lambda: operators.pick(image, where, *sizes, False))
         if path == "chosen" and LIBRARIES:
             calls.append(lambda: native.put(values, where, window, size, False, False))
-            calls.append(lambda: native.pool(image, window, tuple(where.shape[2:]), True) if image is not None else calls[0]())
+            if image is not None:
+                calls.append(lambda: native.pool(image, window, (where.shape[-2], where.shape[-1]), True))
         return calls
 
     for call in run(**right):

@@ -1,4 +1,5 @@
 """Winograd's 3x3 convolution against the plain one."""
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -68,7 +69,9 @@ def test_bfloat16_under_autocast(instruction_set):
     exact = [t.detach().bfloat16().double().requires_grad_() for t in (x, *conv.parameters())]
     expected = F.conv2d(*exact, padding=1)
     assert error(plain, expected) < 0.003 and error(y, expected) < 0.007
-    for mine, right in zip(gradients(y, grad, x, conv), torch.autograd.grad(expected, exact, grad.double()), strict=True):
+    for mine, right in zip(
+        gradients(y, grad, x, conv), torch.autograd.grad(expected, exact, grad.double()), strict=True
+    ):
         assert mine.dtype == torch.float32 and error(mine, right) < 0.007
 
 
@@ -78,7 +81,9 @@ def test_where_it_is_used():
     assert not uses(conv(x[:1]))  # too few tiles
     assert not uses(conv(x.detach().contiguous().requires_grad_()))  # NCHW
     with torch.no_grad():
-        assert torch.equal(conv(x), F.conv2d(x, conv.weight, conv.bias, padding=1))  # without gradients the plain one, bit for bit
+        assert torch.equal(
+            conv(x), F.conv2d(x, conv.weight, conv.bias, padding=1)
+        )  # without gradients the plain one, bit for bit
     narrow, image = layer(3, 64, (16, 16))
     assert not uses(narrow(image))
     double, wide = layer(size=(8, 8))
@@ -91,7 +96,9 @@ def test_frozen_weights_and_images_without_gradients():
     y = conv(x)
     assert uses(y)
     expected = F.conv2d(x, conv.weight, conv.bias, padding=1)
-    for mine, right in zip(torch.autograd.grad(y.sum(), [x, conv.bias]), torch.autograd.grad(expected.sum(), [x, conv.bias]), strict=True):
+    for mine, right in zip(
+        torch.autograd.grad(y.sum(), [x, conv.bias]), torch.autograd.grad(expected.sum(), [x, conv.bias]), strict=True
+    ):
         torch.testing.assert_close(mine, right, rtol=1e-4, atol=1e-4)
 
 
@@ -160,8 +167,15 @@ def test_arguments_that_do_not_agree_are_refused():
     native.spread(image, points, 0, border=True)
     weight, filters = torch.zeros(48, 32, 3, 3).contiguous(memory_format=last), torch.zeros(16, 48, 32)
     native.spread_weight(weight, filters, turned=False)
-    for wrong in (torch.zeros(16, 24, 48), torch.zeros(15, 24, 32), torch.zeros(16, 24, 32).bfloat16(), torch.zeros(24, 32),
-                  torch.zeros(16, 25, 32), torch.zeros(16, 32, 24).transpose(1, 2), torch.zeros(16, 24, 32, device="meta")):
+    for wrong in (
+        torch.zeros(16, 24, 48),
+        torch.zeros(15, 24, 32),
+        torch.zeros(16, 24, 32).bfloat16(),
+        torch.zeros(24, 32),
+        torch.zeros(16, 25, 32),
+        torch.zeros(16, 32, 24).transpose(1, 2),
+        torch.zeros(16, 24, 32, device="meta"),
+    ):
         for border in (True, False):
             with pytest.raises(ValueError, match="got"):
                 native.spread(image, wrong, 0, border)
@@ -178,8 +192,15 @@ def test_arguments_that_do_not_agree_are_refused():
             native.collect(points, bias, image, 0)
     with pytest.raises(ValueError, match="multiple of 16"):
         native.spread(torch.zeros(2, 24, 5, 7).contiguous(memory_format=last), torch.zeros(16, 24, 24), 0, border=True)
-    for w, p in ((weight, filters[:, :47]), (weight.contiguous(), filters), (weight[:, :, :2], filters), (weight[0], filters),
-                 (weight.double(), filters.double()), (weight, filters.double()), (weight, filters.half())):
+    for w, p in (
+        (weight, filters[:, :47]),
+        (weight.contiguous(), filters),
+        (weight[:, :, :2], filters),
+        (weight[0], filters),
+        (weight.double(), filters.double()),
+        (weight, filters.double()),
+        (weight, filters.half()),
+    ):
         with pytest.raises(ValueError, match="got"):
             native.spread_weight(w, p, turned=True)
         with pytest.raises(ValueError, match="got"):

@@ -48,7 +48,7 @@ def check_positions(where: Tensor, window: Window) -> None:
     """
     if where.device.type != "cpu" or where.dtype != torch.uint8 or where.layout != torch.strided:
         return
-    if torch.jit.is_tracing() or where.numel() == 0:
+    if torch.jit.is_tracing() or where.numel() == 0:  # pyright: ignore[reportPrivateImportUsage]
         return
     count, largest = window.kernel[0] * window.kernel[1], where.amax().item()
     if largest >= count:
@@ -91,10 +91,10 @@ def _check_sizes(window: Window, size: tuple[int, int], pooled: tuple[int, int])
     check_window(window)
     _check_pairs("sizes", size, pooled)
     floor, ceil = (window.pooled(size, ceil_mode) for ceil_mode in (False, True))
-    if min(*size, *pooled) < 1 or pooled not in (floor, ceil):
+    if min(*size, *pooled) < 1 or any(n not in sides for n, *sides in zip(pooled, floor, ceil, strict=True)):
         raise ValueError(
-            f"sizes: got an image of {tuple(size)} and a pooled map of {tuple(pooled)}, expected a map of {floor}, or of "
-            f"{ceil} in ceil mode, for kernel {window.kernel}, stride {window.stride} and padding {window.padding}; "
+            f"sizes: got an image of {tuple(size)} and a pooled map of {tuple(pooled)}, expected a map of {floor}, or "
+            f"of {ceil} in ceil mode, for kernel {window.kernel}, stride {window.stride} and padding {window.padding}; "
             "pass the size of the image that was pooled"
         )
 

@@ -8,17 +8,23 @@ from __future__ import annotations
 
 import functools
 import os
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from swwae_zoo.kernels.checks import check_pick, check_pool, check_put
+from swwae_zoo.windows import size_of
 
-try:
+if TYPE_CHECKING:
     import triton
     import triton.language as tl
-except ImportError:  # torch for a CPU alone comes without it
-    triton = None
+else:
+    try:
+        import triton
+        import triton.language as tl
+    except ImportError:  # torch for a CPU alone comes without it
+        triton = None
 
 __all__ = ["available", "pick", "pool", "put"]
 
@@ -54,7 +60,7 @@ def pick(image: Tensor, where: Tensor, window, mean: bool, last: bool) -> Tensor
     """(B, C, H, W) -> (B, C, h, w): see `reference.pick`."""
     check_pick(image, where, window)
     where = where.contiguous(memory_format=_layout(last))
-    out = _empty(image, where.shape[-2:], last, image.dtype)
+    out = _empty(image, size_of(where), last, image.dtype)
     _launch(_pick_kernel, out, (image, where, out), image.shape, where.shape, window, last, mean, image.stride())
     return out
 

@@ -42,7 +42,8 @@ def load() -> Loaded:
     wish = os.environ.get("SWWAE_KERNELS", "auto")
     if wish not in ("auto", "off", "require", *INSTRUCTION_SETS):
         raise ValueError(
-            f"SWWAE_KERNELS: got {wish!r}, expected auto, off, require or one of {', '.join(INSTRUCTION_SETS)}; unset it"
+            f"SWWAE_KERNELS: got {wish!r}, expected auto, off, require or one of {', '.join(INSTRUCTION_SETS)}; "
+            "unset it to use the fastest"
         )
     if wish == "off":
         return Loaded("none", None)

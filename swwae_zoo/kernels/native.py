@@ -15,7 +15,7 @@ from torch import Tensor
 
 from swwae_zoo.kernels.checks import check_pick, check_pool, check_put
 from swwae_zoo.kernels.library import load
-from swwae_zoo.windows import Window, memory_format
+from swwae_zoo.windows import Window, memory_format, size_of
 
 __all__ = ["available", "collect", "collect_weight", "pick", "pool", "put", "spread", "spread_weight"]
 
@@ -29,8 +29,8 @@ class _Shape(ctypes.Structure):
 
     _fields_ = [
         (name, ctypes.c_int64)
-        for name in "B C H W h w kh kw sh sw ph pw last mean threads".split()
-    ] + [("row", ctypes.c_int64 * 256), ("column", ctypes.c_int64 * 256)]  # fmt: skip
+        for name in ["B", "C", "H", "W", "h", "w", "kh", "kw", "sh", "sw", "ph", "pw", "last", "mean", "threads"]
+    ] + [("row", ctypes.c_int64 * 256), ("column", ctypes.c_int64 * 256)]
 
 
 def available(dtype: torch.dtype) -> bool:
@@ -65,7 +65,7 @@ def pick(image: Tensor, where: Tensor, window: Window, mean: bool, last: bool) -
     """(B, C, H, W) -> (B, C, h, w): see `reference.pick`."""
     check_pick(image, where, window)
     image, where = _laid_out(image, last), _laid_out(where, last)
-    out = _empty(image, where.shape[-2:], last, image.dtype)
+    out = _empty(image, size_of(where), last, image.dtype)
     _call("pick", (image, where, out), image.shape[-2:], where.shape[-2:], image, window, last, mean)
     return out
 
@@ -83,9 +83,8 @@ def _call(name, tensors, size, pooled, large, window, last, mean) -> None:
     if device.type != "cpu" or not available(dtype):
         raise ValueError(f"{name}: got {dtype} on {device}, for which there are no CPU kernels; use swwae_zoo.pooling")
     threads = torch.get_num_threads() if large.numel() > _SMALL else 1
-    shape = _Shape(
-        *large.shape[:2], *size, *pooled, *window.kernel, *window.stride, *window.padding, last, mean, threads, *_positions(window.kernel)
-    )  # fmt: skip
+    sizes = (*large.shape[:2], *size, *pooled, *window.kernel, *window.stride, *window.padding)
+    shape = _Shape(*sizes, last, mean, threads, *_positions(window.kernel))
     function = getattr(_library(), f"{name}_{_SUFFIXES[dtype]}")
     function(*(ctypes.c_void_p(t.data_ptr()) for t in tensors), ctypes.byref(shape))
 
@@ -104,7 +103,7 @@ def _positions(kernel: tuple[int, int]):
 
 
 def spread(image: Tensor, points: Tensor, first: int, border: bool) -> None:
-    """Transforms tiles of an image to points, from tile `first` on; with their border for an input, without for a gradient."""
+    """Transforms tiles of an image to points, from tile `first` on: those of an input with their `border`."""
     _check_tiles(image, points, first)
     _transform("spread_input" if border else "spread_gradient", (image, points), image.shape, first, points)
 

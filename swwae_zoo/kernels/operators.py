@@ -17,7 +17,7 @@ from torch.library import custom_op
 
 from swwae_zoo.kernels import cuda, native, reference
 from swwae_zoo.kernels.checks import check_pick, check_pool, check_positions, check_put, check_window
-from swwae_zoo.windows import Window, channels_last, memory_format
+from swwae_zoo.windows import Window, channels_last, memory_format, size_of
 
 
 def switch_pool(x: Tensor, window: Window, ceil_mode: bool) -> tuple[Tensor, Tensor]:
@@ -40,7 +40,7 @@ def put(values: Tensor, where: Tensor, window: Window, size: tuple[int, int]) ->
 
 
 def _wants_plain_torch() -> bool:
-    """An exported program has to load without this package; torch.func can't look into operators that aren't torch's."""
+    """An exported program must load without this package; torch.func can't look into operators that aren't torch's."""
     return torch.compiler.is_exporting() or reference.is_transformed()
 
 
@@ -55,10 +55,10 @@ def _pretends(t: Tensor) -> bool:
 def _pool(x: Tensor, window: Window, ceil_mode: bool) -> tuple[Tensor, Tensor]:
     last, kernels = channels_last(x), _kernels(x)
     if kernels is None:
-        check_pool(x, window, window.pooled(tuple(x.shape[-2:]), ceil_mode))
+        check_pool(x, window, window.pooled(size_of(x), ceil_mode))
         what, where = reference.pool(x, window, ceil_mode)
         return what.contiguous(memory_format=memory_format(last)), where.contiguous(memory_format=memory_format(last))
-    return kernels.pool(x, window, window.pooled(tuple(x.shape[-2:]), ceil_mode), last)
+    return kernels.pool(x, window, window.pooled(size_of(x), ceil_mode), last)
 
 
 def _put(values: Tensor, where: Tensor, window: Window, size: tuple[int, int], mean: bool) -> Tensor:
@@ -113,14 +113,14 @@ class _SwitchPool(Function):
     @staticmethod
     def forward(ctx, x, window, ceil_mode):
         what, where = _pool(x, window, ceil_mode)
-        ctx.window, ctx.size = window, tuple(x.shape[-2:])
+        ctx.window, ctx.size = window, size_of(x)
         ctx.mark_non_differentiable(where)
         ctx.save_for_backward(where)
         return what, where
 
     @staticmethod
-    def backward(ctx, grad_what: Tensor, _):
-        (where,) = ctx.saved_tensors
+    def backward(ctx, *grad_outputs: Tensor):
+        (grad_what, _), (where,) = grad_outputs, ctx.saved_tensors
         return _Put.apply(grad_what, where, ctx.window, ctx.size, False), None, None
 
 
@@ -132,21 +132,21 @@ class _Put(Function):
         return _put(values, where, window, size, mean)
 
     @staticmethod
-    def backward(ctx, grad: Tensor):
-        (where,) = ctx.saved_tensors
+    def backward(ctx, *grad_outputs: Tensor):
+        (grad,), (where,) = grad_outputs, ctx.saved_tensors
         return _Pick.apply(grad, where, ctx.window, ctx.mean), None, None, None, None
 
 
 class _Pick(Function):
     @staticmethod
     def forward(ctx, image, where, window, mean):
-        ctx.window, ctx.size, ctx.mean = window, tuple(image.shape[-2:]), mean
+        ctx.window, ctx.size, ctx.mean = window, size_of(image), mean
         ctx.save_for_backward(where)
         return _pick(image, where, window, mean)
 
     @staticmethod
-    def backward(ctx, grad: Tensor):
-        (where,) = ctx.saved_tensors
+    def backward(ctx, *grad_outputs: Tensor):
+        (grad,), (where,) = grad_outputs, ctx.saved_tensors
         return _Put.apply(grad, where, ctx.window, ctx.size, ctx.mean), None, None, None
 
 
@@ -183,7 +183,7 @@ def _pick_op(
 
 @_switch_pool_op.register_fake
 def _(x, kernel, stride, padding, ceil_mode):
-    size = _window(kernel, stride, padding).pooled(tuple(x.shape[-2:]), ceil_mode)
+    size = _window(kernel, stride, padding).pooled(size_of(x), ceil_mode)
     shape, layout = (*x.shape[:2], *size), memory_format(channels_last(x))
     what = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout)
     return what, torch.empty_like(what, dtype=torch.uint8)

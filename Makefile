@@ -14,7 +14,7 @@ test: install
 install: $(INSTALLED)
 
 # The stamp is written last: an interrupted installation is taken up again.
-$(INSTALLED): pyproject.toml
+$(INSTALLED): pyproject.toml setup.py $(wildcard swwae_zoo/kernels/*.c swwae_zoo/kernels/*.h)
 	test -x $(VENV)/bin/pip || $(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install -e '.[test]'
 	touch $@

@@ -84,7 +84,9 @@ app = typer.Typer(
 
 def version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"swwae_zoo {swwae_zoo.__version__}")
+        from swwae_zoo.kernels.library import describe
+
+        typer.echo(f"swwae_zoo {swwae_zoo.__version__} ({describe()})")
         raise typer.Exit()
 
 

@@ -1,4 +1,5 @@
 """Kernels of the hard pools, one pass over memory each: C for the CPU (`native.py`), Triton for CUDA (`cuda.py`).
 
-`windows.py` calls them where they can run and falls back to plain torch where they can't.
+`operators.py` calls them where they can run and falls back to plain torch (`reference.py`) where they can't. The C
+kernels are built when the package is installed (`setup.py`); `library.py` chooses an instruction set.
 """

@@ -8,15 +8,23 @@ from __future__ import annotations
 
 import functools
 import os
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-try:
+from swwae_zoo.kernels.checks import check_pick, check_pool, check_put
+from swwae_zoo.kernels.windows import size_of
+
+if TYPE_CHECKING:
     import triton
     import triton.language as tl
-except ImportError:  # torch for a CPU alone comes without it
-    triton = None
+else:
+    try:
+        import triton
+        import triton.language as tl
+    except ImportError:  # torch for a CPU alone comes without it
+        triton = None
 
 __all__ = ["available", "pick", "pool", "put"]
 
@@ -32,6 +40,7 @@ def available(dtype: torch.dtype) -> bool:
 
 def pool(x: Tensor, window, pooled: tuple[int, int], last: bool) -> tuple[Tensor, Tensor]:
     """What and where, (B, C, *pooled), of x (B, C, H, W), in channels-last if `last`."""
+    check_pool(x, window, pooled)
     what = _empty(x, pooled, last, x.dtype)
     where = _empty(x, pooled, last, torch.uint8)
     _launch(_pool_kernel, what, (x, what, where), x.shape, what.shape, window, last, False, x.stride())
@@ -40,6 +49,7 @@ def pool(x: Tensor, window, pooled: tuple[int, int], last: bool) -> tuple[Tensor
 
 def put(values: Tensor, where: Tensor, window, size: tuple[int, int], mean: bool, last: bool) -> Tensor:
     """(B, C, h, w) -> (B, C, *size): see `reference.put`."""
+    check_put(values, where, window, size)
     where = where.contiguous(memory_format=_layout(last))
     out = _empty(values, size, last, values.dtype)
     _launch(_put_kernel, out, (values, where, out), out.shape, where.shape, window, last, mean, values.stride())
@@ -48,8 +58,9 @@ def put(values: Tensor, where: Tensor, window, size: tuple[int, int], mean: bool
 
 def pick(image: Tensor, where: Tensor, window, mean: bool, last: bool) -> Tensor:
     """(B, C, H, W) -> (B, C, h, w): see `reference.pick`."""
+    check_pick(image, where, window)
     where = where.contiguous(memory_format=_layout(last))
-    out = _empty(image, where.shape[-2:], last, image.dtype)
+    out = _empty(image, size_of(where), last, image.dtype)
     _launch(_pick_kernel, out, (image, where, out), image.shape, where.shape, window, last, mean, image.stride())
     return out
 

@@ -4,10 +4,10 @@
     put           values, where -> image     its gradient picks
     pick          image, where -> values     its gradient puts
 
-`where` is all that is ever saved. There are no checks here: `pooling.py` has made them. Each exists twice. Run eagerly
-it is an autograd Function, which costs some 20 microseconds a call. To a compiler, and to tensors that only pretend (fake
-ones), it is an operator of torch's library, `swwae_zoo::...`: one node, which can neither break a graph nor be looked
-into, but costs ten times as much when run eagerly.
+`where` is all that is ever saved. Each exists twice. Run eagerly it is an autograd Function, which costs some 20
+microseconds a call. To a compiler, and to tensors that only pretend (fake ones), it is an operator of torch's library,
+`swwae_zoo::...`: one node, which can neither break a graph nor be looked into, but costs ten times as much when run
+eagerly. Both raise a ValueError for sizes that don't agree and, on a CPU, for a where beyond its window (`checks.py`).
 """
 
 import torch
@@ -16,7 +16,8 @@ from torch.autograd import Function
 from torch.library import custom_op
 
 from swwae_zoo.kernels import cuda, native, reference
-from swwae_zoo.kernels.windows import Window, channels_last, memory_format
+from swwae_zoo.kernels.checks import check_pick, check_pool, check_positions, check_put, check_window
+from swwae_zoo.kernels.windows import Window, channels_last, memory_format, size_of
 
 
 def switch_pool(x: Tensor, window: Window, ceil_mode: bool) -> tuple[Tensor, Tensor]:
@@ -34,11 +35,12 @@ def put(values: Tensor, where: Tensor, window: Window, size: tuple[int, int]) ->
         return reference.put(values, where, window, size, window.overlaps)
     if _pretends(values):
         return _put_op(values, where, *window, size, window.overlaps)
+    check_positions(where, window)  # here and in the operators alone: backward passes use switches that were checked
     return _Put.apply(values, where, window, size, window.overlaps)
 
 
 def _wants_plain_torch() -> bool:
-    """An exported program has to load without this package; torch.func can't look into operators that aren't torch's."""
+    """An exported program must load without this package; torch.func can't look into operators that aren't torch's."""
     return torch.compiler.is_exporting() or reference.is_transformed()
 
 
@@ -53,14 +55,16 @@ def _pretends(t: Tensor) -> bool:
 def _pool(x: Tensor, window: Window, ceil_mode: bool) -> tuple[Tensor, Tensor]:
     last, kernels = channels_last(x), _kernels(x)
     if kernels is None:
+        check_pool(x, window, window.pooled(size_of(x), ceil_mode))
         what, where = reference.pool(x, window, ceil_mode)
         return what.contiguous(memory_format=memory_format(last)), where.contiguous(memory_format=memory_format(last))
-    return kernels.pool(x, window, window.pooled(tuple(x.shape[-2:]), ceil_mode), last)
+    return kernels.pool(x, window, window.pooled(size_of(x), ceil_mode), last)
 
 
 def _put(values: Tensor, where: Tensor, window: Window, size: tuple[int, int], mean: bool) -> Tensor:
     kernels = _kernels(values)
     if kernels is None:
+        check_put(values, where, window, size)
         return reference.put(values, where, window, size, mean)
     return kernels.put(values, where, window, size, mean, _either_last(values, where))
 
@@ -68,6 +72,7 @@ def _put(values: Tensor, where: Tensor, window: Window, size: tuple[int, int], m
 def _pick(image: Tensor, where: Tensor, window: Window, mean: bool) -> Tensor:
     last, kernels = _either_last(image, where), _kernels(image)
     if kernels is None:
+        check_pick(image, where, window)
         return reference.pick(image, where, window, mean).contiguous(memory_format=memory_format(last))
     return kernels.pick(image, where, window, mean, last)
 
@@ -82,7 +87,15 @@ _MODULES = {"cpu": native, "cuda": cuda}
 
 
 def _window(kernel: list[int], stride: list[int], padding: list[int]) -> Window:
-    return Window((kernel[0], kernel[1]), (stride[0], stride[1]), (padding[0], padding[1]))
+    window = Window(_pair("kernel", kernel), _pair("stride", stride), _pair("padding", padding))
+    check_window(window)
+    return window
+
+
+def _pair(name: str, sizes: list[int]) -> tuple[int, int]:
+    if len(sizes) != 2:
+        raise ValueError(f"{name}: got {list(sizes)}, expected [height, width]")
+    return sizes[0], sizes[1]
 
 
 def _either_last(a: Tensor, b: Tensor) -> bool:
@@ -100,14 +113,14 @@ class _SwitchPool(Function):
     @staticmethod
     def forward(ctx, x, window, ceil_mode):
         what, where = _pool(x, window, ceil_mode)
-        ctx.window, ctx.size = window, tuple(x.shape[-2:])
+        ctx.window, ctx.size = window, size_of(x)
         ctx.mark_non_differentiable(where)
         ctx.save_for_backward(where)
         return what, where
 
     @staticmethod
-    def backward(ctx, grad_what: Tensor, _):
-        (where,) = ctx.saved_tensors
+    def backward(ctx, *grad_outputs: Tensor):
+        (grad_what, _), (where,) = grad_outputs, ctx.saved_tensors
         return _Put.apply(grad_what, where, ctx.window, ctx.size, False), None, None
 
 
@@ -119,21 +132,21 @@ class _Put(Function):
         return _put(values, where, window, size, mean)
 
     @staticmethod
-    def backward(ctx, grad: Tensor):
-        (where,) = ctx.saved_tensors
+    def backward(ctx, *grad_outputs: Tensor):
+        (grad,), (where,) = grad_outputs, ctx.saved_tensors
         return _Pick.apply(grad, where, ctx.window, ctx.mean), None, None, None, None
 
 
 class _Pick(Function):
     @staticmethod
     def forward(ctx, image, where, window, mean):
-        ctx.window, ctx.size, ctx.mean = window, tuple(image.shape[-2:]), mean
+        ctx.window, ctx.size, ctx.mean = window, size_of(image), mean
         ctx.save_for_backward(where)
         return _pick(image, where, window, mean)
 
     @staticmethod
-    def backward(ctx, grad: Tensor):
-        (where,) = ctx.saved_tensors
+    def backward(ctx, *grad_outputs: Tensor):
+        (grad,), (where,) = grad_outputs, ctx.saved_tensors
         return _Put.apply(grad, where, ctx.window, ctx.size, ctx.mean), None, None, None
 
 
@@ -151,14 +164,18 @@ def _switch_pool_op(
 def _put_op(
     values: Tensor, where: Tensor, kernel: list[int], stride: list[int], padding: list[int], size: list[int], mean: bool
 ) -> Tensor:
-    return _put(values, where, _window(kernel, stride, padding), (size[0], size[1]), mean)
+    window = _window(kernel, stride, padding)
+    check_positions(where, window)
+    return _put(values, where, window, _pair("size", size), mean)
 
 
 @custom_op("swwae_zoo::pick", mutates_args=())
 def _pick_op(
     image: Tensor, where: Tensor, kernel: list[int], stride: list[int], padding: list[int], mean: bool
 ) -> Tensor:
-    return _pick(image, where, _window(kernel, stride, padding), mean)
+    window = _window(kernel, stride, padding)
+    check_positions(where, window)
+    return _pick(image, where, window, mean)
 
 
 # --- their shapes, for compilers ----------------------------------------------------------------------
@@ -166,7 +183,7 @@ def _pick_op(
 
 @_switch_pool_op.register_fake
 def _(x, kernel, stride, padding, ceil_mode):
-    size = _window(kernel, stride, padding).pooled(tuple(x.shape[-2:]), ceil_mode)
+    size = _window(kernel, stride, padding).pooled(size_of(x), ceil_mode)
     shape, layout = (*x.shape[:2], *size), memory_format(channels_last(x))
     what = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout)
     return what, torch.empty_like(what, dtype=torch.uint8)

@@ -12,13 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from swwae_zoo.kernels.windows import Window, accumulator, channels_last, memory_format
+from swwae_zoo.kernels.windows import Window, accumulator, channels_last, memory_format, size_of
 
 
 def pool(x: Tensor, window: Window, ceil_mode: bool) -> tuple[Tensor, Tensor]:
     """What and where of x (B, C, H, W)."""
     what, index = F.max_pool2d(x, *window, ceil_mode=ceil_mode, return_indices=True)
-    return what, _where_of_index(index, window, tuple(x.shape[-2:]))
+    return what, _where_of_index(index, window, size_of(x))
 
 
 def put(values: Tensor, where: Tensor, window: Window, size: tuple[int, int], mean: bool) -> Tensor:
@@ -44,7 +44,7 @@ def is_transformed() -> bool:
 
 def _count(like: Tensor, where: Tensor, window: Window) -> Tensor:
     """How many windows chose each pixel, at least 1: (B, C, H, W), as `like`."""
-    return _put(like.new_ones(()).expand(where.shape), where, window, tuple(like.shape[-2:])).clamp(min=1)
+    return _put(like.new_ones(()).expand(where.shape), where, window, size_of(like)).clamp(min=1)
 
 
 def _put(values: Tensor, where: Tensor, window: Window, size: tuple[int, int]) -> Tensor:
@@ -53,7 +53,7 @@ def _put(values: Tensor, where: Tensor, window: Window, size: tuple[int, int]) -
     if torch.compiler.is_compiling() or is_transformed() or values.device.type != "cpu":
         return _put_by_pixel(values, where, window, size)
     last = channels_last(where) or channels_last(values)
-    height, width = window.canvas(size, tuple(where.shape[-2:]))
+    height, width = window.canvas(size, size_of(where))
     dtype, index, values = values.dtype, _canvas_index(where, window, width, last), _flat(values, last)
     if values.element_size() == 2 and not window.overlaps:
         values = values.view(torch.int16)  # the same bits: a scatter of bfloat16 takes ten times as long
@@ -90,7 +90,7 @@ def _put_by_pixel(values: Tensor, where: Tensor, window: Window, size: tuple[int
 def _pick(image: Tensor, where: Tensor, window: Window) -> Tensor:
     last = channels_last(where) or channels_last(image)
     (ph, pw), (H, W) = window.padding, image.shape[-2:]
-    height, width = window.canvas((H, W), tuple(where.shape[-2:]))
+    height, width = window.canvas((H, W), size_of(where))
     if torch.compiler.is_compiling() or (height, width) != (H, W):
         image = F.pad(image, (pw, width - pw - W, ph, height - ph - H))
     index = _canvas_index(where, window, width, last)
@@ -102,7 +102,7 @@ def _pick(image: Tensor, where: Tensor, window: Window) -> Tensor:
 
 def _canvas_index(where: Tensor, window: Window, width: int, last: bool) -> Tensor:
     """Position in the flat canvas, int64: (B, h * w, C) if `last`, else (B, C, h * w)."""
-    (kh, kw), (sh, sw) = window.kernel, window.stride
+    kw, (sh, sw) = window.kernel[1], window.stride
     rows, columns = (torch.arange(n, device=where.device) for n in where.shape[-2:])
     corner = ((rows * (sh * width))[:, None] + columns * sw).flatten()
     where = _flat(where, last)

@@ -171,11 +171,14 @@ static void NAME(pool_line)(const T *x, T *what, uint8_t *where, const Shape *g,
     for (; ow < g->w; ow++) NAME(pool_window)(x, what + ow, where + ow, g, top, ow);
 }
 
-void NAME(pool)(const T *x, T *what, uint8_t *where, const Shape *shape) {
-    const Shape g = *shape;
-    const int64_t planes = g.last ? g.B : g.B * g.C, C = g.last ? g.C : 1, jobs = g.last ? g.h : 1;
-    PARALLEL(g)
-    for (int64_t job = 0; job < planes * jobs; job++) {
+static void NAME(pool_jobs)(const void *arguments, int64_t job, int64_t last_job) {
+    const Maps *maps = arguments;
+    const Shape g = *maps->shape;
+    const T *x = maps->in;
+    T *what = maps->out;
+    uint8_t *where = maps->where;
+    const int64_t C = g.last ? g.C : 1, jobs = g.last ? g.h : 1;
+    for (; job < last_job; job++) {
         const int64_t plane = job / jobs, first = g.last ? job % jobs : 0, end = g.last ? first + 1 : g.h;
         const T *image = x + plane * g.H * g.W * C;
         int64_t oh = first;
@@ -191,6 +194,11 @@ void NAME(pool)(const T *x, T *what, uint8_t *where, const Shape *shape) {
                     NAME(pool_pixel)(image, what + line + ow * C, where + line + ow * C, &g, oh, ow);
         }
     }
+}
+
+EXPORT void NAME(pool)(const T *x, T *what, uint8_t *where, const Shape *g) {
+    const Maps maps = {x, what, where, g};
+    parallel(NAME(pool_jobs), &maps, g->last ? g->B * g->h : g->B * g->C, g->threads);
 }
 
 /* Every pixel looks at the windows that it lies in: one at most unless they overlap. */
@@ -291,13 +299,15 @@ static void NAME(put_row_of_plane)(const T *v, const uint8_t *at, T *out, const 
     }
 }
 
-void NAME(put)(const T *values, const uint8_t *where, T *out, const Shape *shape) {
-    const Shape g = *shape;
-    const int overlapping = g.sh < g.kh || g.sw < g.kw, pairs = TWO_BY_TWO(g) && g.sh == 2 && !g.ph;
-    const int64_t planes = g.last ? g.B : g.B * g.C, C = g.last ? g.C : 1, band = pairs ? 2 : 1;
-    const int64_t bands = (g.H + band - 1) / band, jobs = g.last ? bands : 1;
-    PARALLEL(g)
-    for (int64_t job = 0; job < planes * jobs; job++) {
+static void NAME(put_jobs)(const void *arguments, int64_t job, int64_t last_job) {
+    const Maps *maps = arguments;
+    const Shape g = *maps->shape;
+    const T *values = maps->in;
+    T *out = maps->out;
+    const uint8_t *where = maps->where;
+    const int overlapping = g.sh < g.kh || g.sw < g.kw, pairs = PAIRS(g);
+    const int64_t C = g.last ? g.C : 1, band = pairs ? 2 : 1, bands = (g.H + band - 1) / band, jobs = g.last ? bands : 1;
+    for (; job < last_job; job++) {
         const int64_t plane = job / jobs, first = g.last ? job % jobs : 0, end = g.last ? first + 1 : bands;
         const T *v = values + plane * g.h * g.w * C;
         const uint8_t *at = where + plane * g.h * g.w * C;
@@ -317,6 +327,12 @@ void NAME(put)(const T *values, const uint8_t *where, T *out, const Shape *shape
             }
         if (pairs) FENCE();
     }
+}
+
+EXPORT void NAME(put)(const T *values, const uint8_t *where, T *out, const Shape *g) {
+    const Maps maps = {values, out, (uint8_t *)where, g};
+    const int64_t band = PAIRS(*g) ? 2 : 1, bands = (g->H + band - 1) / band;
+    parallel(NAME(put_jobs), &maps, g->last ? g->B * bands : g->B * g->C, g->threads);
 }
 
 /* The value at each position; 0 for a position outside the image, which no pool of ours makes. */
@@ -341,12 +357,15 @@ static void NAME(pick_pixel)(const T *image, const uint8_t *where, T *out, const
     }
 }
 
-void NAME(pick)(const T *image, const uint8_t *where, T *out, const Shape *shape) {
-    const Shape g = *shape;
-    const int64_t planes = g.last ? g.B : g.B * g.C, C = g.last ? g.C : 1, jobs = g.last ? g.h : 1;
+static void NAME(pick_jobs)(const void *arguments, int64_t job, int64_t last_job) {
+    const Maps *maps = arguments;
+    const Shape g = *maps->shape;
+    const T *image = maps->in;
+    T *out = maps->out;
+    const uint8_t *where = maps->where;
+    const int64_t C = g.last ? g.C : 1, jobs = g.last ? g.h : 1;
     const int pairs = !g.last && !g.mean && TWO_BY_TWO(g);
-    PARALLEL(g)
-    for (int64_t job = 0; job < planes * jobs; job++) {
+    for (; job < last_job; job++) {
         const int64_t plane = job / jobs, first = g.last ? job % jobs : 0, end = g.last ? first + 1 : g.h;
         const T *x = image + plane * g.H * g.W * C;
         const uint8_t *at = where + plane * g.h * g.w * C;
@@ -368,6 +387,11 @@ void NAME(pick)(const T *image, const uint8_t *where, T *out, const Shape *shape
             for (; ow < g.w; ow++) NAME(pick_pixel)(x, at, o + (oh * g.w + ow) * C, &g, oh, ow);
         }
     }
+}
+
+EXPORT void NAME(pick)(const T *image, const uint8_t *where, T *out, const Shape *g) {
+    const Maps maps = {image, out, (uint8_t *)where, g};
+    parallel(NAME(pick_jobs), &maps, g->last ? g->B * g->h : g->B * g->C, g->threads);
 }
 
 #undef T

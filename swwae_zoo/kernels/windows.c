@@ -2,8 +2,9 @@
    memory each, for both layouts: NCHW, where a plane is (H, W), and channels-last, where it is (H, W, C).
    No function trusts `where`: a position outside the window or the image is left out. */
 
-#include <stdint.h>
 #include <string.h>
+
+#include "runtime.h"
 
 enum { BLOCK = 64, TILE = 64, DEALT = 16 }; /* pixels summed, windows of a row pooled, at a time; largest stride of those */
 
@@ -12,6 +13,13 @@ typedef struct {
     int64_t last, mean, threads;
     int64_t row[256], column[256]; /* of each position of the window */
 } Shape;
+
+typedef struct { /* what one of the three operations is called with */
+    const void *in;
+    void *out;
+    uint8_t *where;
+    const Shape *shape;
+} Maps;
 
 typedef struct {
     int64_t first, end;
@@ -61,13 +69,8 @@ enum { AHEAD = 4096, PAST = 8 << 20 }; /* bytes: how far to fetch ahead; an imag
 #else
 #define BY_LANES(f, ...) i = WITH(f, LANES16)(__VA_ARGS__, i, n)
 #endif
-#define INLINE static inline __attribute__((always_inline))
-
-#define TEXT(x) #x
-#define PRAGMA(x) _Pragma(TEXT(x))
-#define PARALLEL(g) PRAGMA(omp parallel for schedule(static) num_threads(g.threads) if (g.threads > 1))
-
 #define TWO_BY_TWO(g) ((g).kh == 2 && (g).kw == 2 && (g).sw == 2 && !(g).ph && !(g).pw)
+#define PAIRS(g) (TWO_BY_TWO(g) && (g).sh == 2) /* rows of windows that put fills two rows of pixels at a time from */
 
 #define IF(condition) ((BITS) - (BITS)(condition)) /* all ones, or 0 */
 

@@ -25,8 +25,7 @@ class Window(NamedTuple):
     def canvas(self, size: tuple[int, int], pooled: tuple[int, int]) -> tuple[int, int]:
         """Smallest (height, width) that holds the padded image of `size` and all of its windows."""
         height, width = (
-            _larger(p + full, (n - 1) * s + k)
-            for k, s, p, full, n in zip(*self, size, pooled, strict=True)
+            _larger(p + full, (n - 1) * s + k) for k, s, p, full, n in zip(*self, size, pooled, strict=True)
         )
         return height, width
 
@@ -35,7 +34,13 @@ def channels_last(t: Tensor) -> bool:
     """Whether t (B, C, H, W) is laid out channels-last, told from its strides."""
     # Not `is_contiguous`, which answers yes to both layouts for a 1x1 map: what a whole-image window leaves.
     # The innermost stride comes first since it is never symbolic: no guard on a size while compiling.
-    return t.shape[1] > 1 and t.stride(3) == t.shape[1] and t.stride(1) == 1
+    return t.dim() == 4 and t.shape[1] > 1 and t.stride(3) == t.shape[1] and t.stride(1) == 1
+
+
+def size_of(t: Tensor) -> tuple[int, int]:
+    """(H, W) of a map."""
+    height, width = t.shape[-2:]
+    return height, width
 
 
 def memory_format(last: bool) -> torch.memory_format:
@@ -48,7 +53,7 @@ def accumulator(dtype: torch.dtype) -> torch.dtype:
 
 
 def _steps(room: int, end: int, stride: int, ceil_mode: bool) -> int:
-    """Windows along one side: the first and those that fit `room` more; in ceil mode one more if it starts before `end`."""
+    """Windows along one side: the first, all that fit `room` more, and in ceil mode one that starts before `end`."""
     if not ceil_mode:
         return room // stride + 1
     more = -(-room // stride)
@@ -56,5 +61,5 @@ def _steps(room: int, end: int, stride: int, ceil_mode: bool) -> int:
 
 
 def _larger(a: int, b: int) -> int:
-    # torch 2.11 can't compile a sym_max of plain numbers in a backward; a max of an export's symbols would fix the sizes.
-    return max(a, b) if isinstance(a, int) and isinstance(b, int) else torch.sym_max(a, b)
+    # torch 2.11 can't compile a sym_max of plain numbers in a backward; a max of an export's symbols would fix sizes.
+    return max(a, b) if isinstance(a, int) and isinstance(b, int) else torch.sym_max(a, b)  # pyright: ignore

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from swwae_zoo.kernels.operators import put, switch_pool
-from swwae_zoo.kernels.windows import Window, accumulator, channels_last, memory_format
+from swwae_zoo.kernels.windows import Window, accumulator, channels_last, memory_format, size_of
 
 MAX_POSITIONS = 256  # what one uint8 can tell apart: a 16x16 window
 
@@ -73,7 +73,9 @@ def switch_unpool2d(
 
     Args:
         what: (B, C, h, w).
-        where: (B, C, h, w), uint8, from `switch_pool2d` with the same window.
+        where: (B, C, h, w), uint8, from `switch_pool2d` with the same window. Positions beyond the window are refused
+            on a CPU. Elsewhere, and under torch.func or in an exported program, a check would have to wait for the
+            device: there, values with such a where are left out.
         kernel_size, stride, padding: as given to `switch_pool2d`.
         output_size: (H, W), any size that pools to (h, w), in floor or ceil mode;
             (h - 1) * stride - 2 * padding + kernel when None.
@@ -82,7 +84,7 @@ def switch_unpool2d(
         (B, C, H, W), in what's dtype, channels-last if what or where is.
 
     Raises:
-        ValueError: wrong shapes or dtypes, or an output_size that does not pool to (h, w).
+        ValueError: wrong shapes or dtypes, a where beyond the window, or an output_size that does not pool to (h, w).
     """
     window = _window(kernel_size, stride, padding)
     _check_image(what, "what")
@@ -90,7 +92,7 @@ def switch_unpool2d(
         raise ValueError(f"where: got {where.dtype}, expected torch.uint8; pass the where of switch_pool2d unchanged")
     _check_image(where, "where")
     _check_where(what, where, tuple(what.shape))
-    size = _output_size(output_size, tuple(what.shape[-2:]), window, ceil=True)
+    size = _output_size(output_size, size_of(what), window, ceil=True)
     return put(what, where, window, size)
 
 
@@ -137,10 +139,7 @@ def soft_pool2d(x: Tensor, kernel_size: int | tuple[int, int], beta: float) -> t
 
 
 def soft_unpool2d(
-    what: Tensor,
-    where: Tensor,
-    kernel_size: int | tuple[int, int],
-    output_size: tuple[int, int] | None = None,
+    what: Tensor, where: Tensor, kernel_size: int | tuple[int, int], output_size: tuple[int, int] | None = None
 ) -> Tensor:
     """Spread each what bilinearly over the four pixels around its where; they sum to the what.
 
@@ -176,9 +175,7 @@ def soft_unpool2d(
 
 
 def upsample_unpool2d(
-    what: Tensor,
-    kernel_size: int | tuple[int, int],
-    output_size: tuple[int, int] | None = None,
+    what: Tensor, kernel_size: int | tuple[int, int], output_size: tuple[int, int] | None = None
 ) -> Tensor:
     """Copy each what to every position of its window: the paper's ablation, unpooling without the where.
 
@@ -197,7 +194,7 @@ def upsample_unpool2d(
     window = _window(kernel_size)
     kh, kw = window.kernel
     _check_image(what, "what")
-    size = _output_size(output_size, tuple(what.shape[-2:]), window, ceil=True)
+    size = _output_size(output_size, size_of(what), window, ceil=True)
     last = channels_last(what)
     copies = (what.permute(0, 2, 3, 1) if last else what).expand(kh, kw, -1, -1, -1, -1)
     return _assemble(copies, size, last)
@@ -319,7 +316,9 @@ def _hat(place: Tensor, n: int) -> Tensor:
     return (1 - (place - pixel).abs()).relu()
 
 
-def _window(kernel_size, stride=None, padding=0) -> Window:
+def _window(
+    kernel_size: int | tuple[int, int], stride: int | tuple[int, int] | None = None, padding: int | tuple[int, int] = 0
+) -> Window:
     kernel = _pair("kernel_size", kernel_size, 1)
     if kernel[0] * kernel[1] > MAX_POSITIONS:
         raise ValueError(

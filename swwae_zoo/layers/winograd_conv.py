@@ -6,11 +6,13 @@ A tile of 2x2 results takes 16 products for each pair of channels instead of 36:
     tiles     2x2 pixels of the output each, counted over the batch
     points    (16, tiles, C), or (16, C_out, C_in) of the weights
 """
+
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import Function
 
@@ -22,16 +24,18 @@ __all__ = ["Conv3x3"]
 
 POINTS_BYTES = 8 * 2**20  # of the tiles that are transformed at a time; measured: half and twice are no faster
 MIN_TILES = 128  # with fewer, transforming the weights costs what is won
-LANES = 16  # channels are a multiple of what winograd.c does at once
 MIN_CHANNELS = {torch.float32: 64, torch.bfloat16: 128}  # with fewer, measured, nothing is won
 
 
 class Conv3x3(nn.Conv2d):
-    """`nn.Conv2d` with 3x3 kernels, padding 1, stride 1, in training computed by Winograd's algorithm where that is faster.
+    """`nn.Conv2d` with 3x3 kernels, padding 1, stride 1, in training by Winograd's algorithm where that is faster.
 
-    That is on a CPU, in channels-last, with many channels.  The 2.25th of the multiplications takes about two thirds of the
-    time.  In float32 the result is as exact as the plain one.  In bfloat16, under autocast, the points are rounded too: an
-    error of 0.5 % of the result's size, where the plain one's is 0.24 %.  Without a gradient to make, it is the plain one.
+    That is on a CPU, in channels-last, with many channels. A 2.25th of the multiplications takes about two thirds of
+    the time. In float32 the result is as exact as that of the plain convolution. In bfloat16, under autocast, points
+    are rounded too: an error of 0.5 % of the result's size, where the plain one's is 0.24 %.
+
+    Without a gradient to compute, and for a batch with an infinite or NaN result, it is the plain convolution: Winograd
+    takes differences, which would turn infinities to NaN.
 
     Args:
         in_channels, out_channels, bias: as for `nn.Conv2d`.
@@ -40,9 +44,9 @@ class Conv3x3(nn.Conv2d):
     def __init__(self, in_channels: int, out_channels: int, bias: bool = True, device=None, dtype=None):
         super().__init__(in_channels, out_channels, 3, padding=1, bias=bias, device=device, dtype=dtype)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """(B, in_channels, H, W) -> (B, out_channels, H, W)."""
-        if torch.jit.is_scripting():
+        if torch.jit.is_scripting():  # pyright: ignore[reportPrivateImportUsage]
             return self._conv_forward(x, self.weight, self.bias)
         else:
             return _conv3x3(self, x)
@@ -59,14 +63,21 @@ def _precision(x: Tensor) -> torch.dtype:
 
 
 def _pays(conv: Conv3x3, x: Tensor) -> bool:
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or is_transformed() or not torch.is_grad_enabled():
+    if torch.compiler.is_compiling() or is_transformed() or not torch.is_grad_enabled():
         return False
-    if x.device.type != "cpu" or conv.weight.dtype != torch.float32 or not (conv.weight.requires_grad or x.requires_grad):
+    if torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
+        return False
+    if conv.bias is not None and conv.bias.dtype != torch.float32:
+        return False
+    if x.device.type != "cpu" or conv.weight.dtype != torch.float32:
+        return False
+    if not (conv.weight.requires_grad or x.requires_grad):
         return False
     chs, precision = (conv.in_channels, conv.out_channels), _precision(x)
     return (
         x.dim() == 4 and channels_last(x) and x.is_contiguous(memory_format=torch.channels_last)
-        and precision in MIN_CHANNELS and min(chs) >= MIN_CHANNELS[precision] and not any(c % LANES for c in chs)
+        and precision in MIN_CHANNELS and min(chs) >= MIN_CHANNELS[precision]
+        and not any(c % native.CHANNELS for c in chs)
         and _count(x) >= MIN_TILES and native.available(torch.float32)
     )  # fmt: skip
 
@@ -92,11 +103,14 @@ def _room(room: Tensor, count: int, chs: int) -> Tensor:
     return room[: 16 * count * chs].view(16, count, chs)
 
 
-def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, transposed: bool) -> Tensor:
-    """x (B, C_in, H, W) with weight (C_out, C_in, 3, 3); or, transposed, x (B, C_out, H, W) -> (B, C_in, H, W)."""
-    half, (out_chs, in_chs), size = x.dtype == torch.bfloat16, weight.shape[:2], x.shape[2:]
+def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, transposed: bool) -> Tensor | None:
+    """x (B, C_in, H, W) with weight (C_out, C_in, 3, 3); or, transposed, x (B, C_out, H, W) -> (B, C_in, H, W).
+
+    Returns None if a result is infinite or NaN.
+    """
+    (out_chs, in_chs), size, finite = weight.shape[:2], x.shape[2:], True
     filters = torch.empty(16, out_chs, in_chs, dtype=x.dtype)
-    native.winograd("spread_weight", (weight.contiguous(memory_format=torch.channels_last), filters), in_chs, (0, 0), transposed, out_chs, half)
+    native.spread_weight(weight.contiguous(memory_format=torch.channels_last), filters, transposed)
     if transposed:
         in_chs, out_chs = out_chs, in_chs
     else:
@@ -106,30 +120,32 @@ def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, transposed: bool) 
     seen, made = _points(x, parts[0][1], in_chs, out_chs)
     for first, count in parts:
         points, products = _room(seen, count, in_chs), _room(made, count, out_chs)
-        native.winograd("spread_input", (x, points), in_chs, size, first, count, half)
+        native.spread(x, points, first, border=True)
         torch.bmm(points, filters, out=products)
-        native.winograd("collect", (products, bias, y), out_chs, size, first, count, half)
-    return y
+        finite &= native.collect(products, bias, y, first)
+    return y if finite else None
 
 
-def _weight_gradient(x: Tensor, grad: Tensor) -> Tensor:
-    """x (B, C_in, H, W), grad (B, C_out, H, W) -> (C_out, C_in, 3, 3), float32; summed over the parts in float32."""
-    half, in_chs, out_chs, size = x.dtype == torch.bfloat16, x.shape[1], grad.shape[1], x.shape[2:]
+def _weight_gradient(x: Tensor, grad: Tensor) -> Tensor | None:
+    """x (B, C_in, H, W), grad (B, C_out, H, W) -> (C_out, C_in, 3, 3), float32; summed over the parts in float32.
+
+    Returns None if a result is infinite or NaN.
+    """
+    half, in_chs, out_chs = x.dtype == torch.bfloat16, x.shape[1], grad.shape[1]
     parts = list(_parts(x, max(in_chs, out_chs)))
     seen, sent = _points(x, parts[0][1], in_chs, out_chs)
     total = torch.empty(16, out_chs, in_chs)
     for first, count in parts:
         points, slopes = _room(seen, count, in_chs), _room(sent, count, out_chs)
-        native.winograd("spread_input", (x, points), in_chs, size, first, count, half)
-        native.winograd("spread_gradient", (grad, slopes), out_chs, size, first, count, half)
+        native.spread(x, points, first, border=True)
+        native.spread(grad, slopes, first, border=False)
         if half:
             product = torch.bmm(slopes.transpose(1, 2), points)
             total = total.copy_(product) if first == 0 else total.add_(product)
         else:
             torch.baddbmm(total, slopes.transpose(1, 2), points, beta=float(first > 0), out=total)
     weight = torch.empty((out_chs, in_chs, 3, 3), memory_format=torch.channels_last)
-    native.winograd("collect_weight", (total, weight), in_chs, (0, 0), 0, out_chs, False)
-    return weight
+    return weight if native.collect_weight(total, weight) else None
 
 
 class _Winograd(Function):
@@ -137,19 +153,30 @@ class _Winograd(Function):
     def forward(ctx, x, weight, bias):
         ctx.save_for_backward(x, weight)
         ctx.has_bias = bias is not None
-        return _convolve(x, weight, bias, False)
+        y = _convolve(x, weight, bias, False)
+        if y is None:
+            y = F.conv2d(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype), padding=1)
+        return y
 
     @staticmethod
-    def backward(ctx, grad: Tensor):
-        x, weight = ctx.saved_tensors
+    def backward(ctx, *grad_outputs: Tensor):
+        (grad,), (x, weight) = grad_outputs, ctx.saved_tensors
         wanted = (ctx.needs_input_grad[0], ctx.needs_input_grad[1], ctx.has_bias and ctx.needs_input_grad[2])
         if torch.is_grad_enabled():  # derivatives of these derivatives are wanted: torch knows those of its own
-            sides = ([weight.shape[0]] if ctx.has_bias else None, (1, 1), (1, 1), (1, 1), False, (0, 0), 1)
-            grads = torch.ops.aten.convolution_backward(grad, x, weight.to(x.dtype), *sides, wanted)
-            return grads[0], None if grads[1] is None else grads[1].to(weight.dtype), None if grads[2] is None else grads[2].float()
+            return _plain_backward(grad, x, weight, ctx.has_bias, wanted)
         grad = grad.contiguous(memory_format=torch.channels_last)
-        return (
+        grads = (
             _convolve(grad, weight, None, True) if wanted[0] else None,
             _weight_gradient(x, grad) if wanted[1] else None,
             grad.sum((0, 2, 3), dtype=torch.float32) if wanted[2] else None,
         )
+        if any(wish and slope is None for wish, slope in zip(wanted, grads, strict=True)):
+            return _plain_backward(grad, x, weight, ctx.has_bias, wanted)
+        return grads
+
+
+def _plain_backward(grad, x, weight, has_bias, wanted) -> tuple[Tensor | None, ...]:
+    """The gradients of x, weight and bias by torch's own convolution."""
+    sides = ([weight.shape[0]] if has_bias else None, (1, 1), (1, 1), (1, 1), False, (0, 0), 1)
+    grads = torch.ops.aten.convolution_backward(grad, x, weight.to(x.dtype), *sides, wanted)
+    return grads[0], *(None if slope is None else slope.float() for slope in grads[1:])

@@ -215,9 +215,7 @@ def _architecture(model: nn.Module, config: RunConfig) -> list[str]:
 def _untrained(config: RunConfig) -> list[str]:
     lambdas = lambdas_of(config)
     parts = [
-        name
-        for name, trained in (("classifier", lambdas.classifies), ("decoder", lambdas.runs_decoder))
-        if not trained
+        name for name, trained in (("classifier", lambdas.classifies), ("decoder", lambdas.runs_decoder)) if not trained
     ]
     return (
         [f"The {' and the '.join(parts)} of this model was not trained: what it gives means nothing."] if parts else []

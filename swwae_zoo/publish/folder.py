@@ -74,7 +74,8 @@ def _load_back(folder: Path, saved: Path) -> nn.Module:
     state = model.state_dict()
     with safetensors.safe_open(saved, framework="pt") as file:
         same = set(file.keys()) == state.keys() and all(
-            torch.equal(state[name], file.get_tensor(name)) for name in file.keys()  # noqa: SIM118  not iterable itself
+            torch.equal(state[name], file.get_tensor(name))
+            for name in file.keys()  # noqa: SIM118  not iterable itself
         )
     if not same:
         raise HubError(f"{saved}: the weights don't come back as they were saved; nothing was sent")

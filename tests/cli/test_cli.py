@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -168,7 +169,9 @@ def test_threads_that_wait_sleep() -> None:
 
 
 def test_version_and_bare_call() -> None:
-    assert swwae("--version").stdout == "swwae_zoo 0.1.0\n"
+    assert re.fullmatch(
+        r"swwae_zoo 0\.1\.0 \(kernels: (baseline|avx2|avx512|none, plain torch)\)\n", swwae("--version").stdout
+    )
     bare = swwae(code=2)
     assert "Usage: swwae" in bare.output and "error:" not in bare.output
 

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from instruction_sets import LIBRARIES
 
 from swwae_zoo.kernels import cuda, native, reference
 from swwae_zoo.kernels.windows import Window
@@ -17,12 +18,23 @@ NAN, INF = float("nan"), float("inf")
 # kernel, stride, padding, ceil mode, image
 GEOMETRIES = [
     (2, 2, 0, False, (8, 8)), (2, 2, 0, False, (9, 71)), (2, 2, 0, True, (7, 9)), (2, 2, 1, False, (8, 7)),
-    (3, 3, 0, False, (9, 10)), (4, 4, 0, False, (13, 8)), ((2, 3), (2, 3), 0, False, (6, 11)), (2, 3, 0, False, (8, 10)),
+    (3, 3, 0, False, (9, 10)), (4, 4, 0, False, (13, 8)), ((2, 3), (2, 3), 0, False, (6, 11)),
+    (2, 3, 0, False, (8, 10)),
     (16, 16, 0, False, (17, 33)), (3, 2, 1, False, (9, 10)), (3, 2, 1, True, (8, 33)), (3, 1, 1, False, (5, 4)),
     (2, 2, 0, False, (7, 16)), (2, 2, 0, True, (7, 32)), (2, 2, 0, False, (6, 32)),  # rows of one vector
     (2, 1, 0, False, (5, 6)), (5, 2, 2, False, (11, 9)), ((3, 2), (2, 2), (1, 0), False, (8, 6)),
 ]  # fmt: skip
 INTERPRETED = [GEOMETRIES[i] for i in (0, 2, 5, 7, 10, 11, 16)]  # a few, most in one layout: the interpreter is slow
+
+
+needs_kernels = pytest.mark.skipif(not LIBRARIES, reason="installed without a C compiler")
+
+
+@pytest.fixture(params=LIBRARIES or [pytest.param("none", marks=needs_kernels)])
+def instruction_set(request, monkeypatch):
+    """Each set of kernels in turn, in place of the one that was chosen for this processor."""
+    monkeypatch.setattr(native, "_library", lambda: LIBRARIES[request.param])
+    return request.param
 
 
 def window_of(kernel, stride, padding):
@@ -62,7 +74,9 @@ def check(kernels, kernel, stride, padding, ceil, size, dtype, format, **options
             out = kernels.put(values, where, window, size, mean, last)
             expected = reference.put(values, where, window, size, mean)
             assert out.is_contiguous(memory_format=format)
-            if window.overlaps and kernels is cuda and dtype == torch.bfloat16:  # the interpreter rounds in a way of its own
+            if (
+                window.overlaps and kernels is cuda and dtype == torch.bfloat16
+            ):  # the interpreter rounds in a way of its own
                 torch.testing.assert_close(out, expected)
             else:
                 torch.testing.assert_close(out, expected, rtol=0, atol=0)
@@ -74,53 +88,61 @@ def check(kernels, kernel, stride, padding, ceil, size, dtype, format, **options
             assert picked.is_contiguous(memory_format=format)
 
 
-@pytest.mark.skipif(not native.available(torch.float32), reason="no C compiler")
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kernel, stride, padding, ceil, size", GEOMETRIES)
-def test_cpu_kernels_equal_plain_torch(kernel, stride, padding, ceil, size, dtype, format):
+def test_cpu_kernels_equal_plain_torch(kernel, stride, padding, ceil, size, dtype, format, instruction_set):
     if not native.available(dtype):
         pytest.skip(f"this compiler has no {dtype}")
     check(native, kernel, stride, padding, ceil, size, dtype, format)
 
 
-@pytest.mark.skipif(not native.available(torch.float32), reason="no C compiler")
 @pytest.mark.parametrize("format", FORMATS)
-def test_an_image_too_large_for_the_cache(format):
+def test_an_image_too_large_for_the_cache(format, instruction_set):
     """8 MiB: written past the cache where the processor can."""
-    window, x = window_of(2, 2, 0), torch.randn(2, 64, 128, 128, generator=torch.Generator().manual_seed(0)).to(memory_format=format)
+    window, x = (
+        window_of(2, 2, 0),
+        torch.randn(2, 64, 128, 128, generator=torch.Generator().manual_seed(0)).to(memory_format=format),
+    )
     what, where = reference.pool(x, window, False)
     out = native.put(what, where, window, (128, 128), False, format == torch.channels_last)
     assert torch.equal(out, reference.put(what, where, window, (128, 128), False))
 
 
-@pytest.mark.skipif(not native.available(torch.float32), reason="no C compiler")
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_two_threads_give_the_same(dtype):
+def test_two_threads_give_the_same(dtype, instruction_set):
     if not native.available(dtype):
         pytest.skip(f"this compiler has no {dtype}")
-    threads, shape, window = torch.get_num_threads(), (4, 64, 40, 40), window_of(3, 2, 1)
+    threads, shape, window = torch.get_num_threads(), (3, 65, 40, 40), window_of(3, 2, 1)
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
     results = []
     for count in (1, 2):
         torch.set_num_threads(count)
         try:
             what, where = native.pool(x, window, (20, 20), False)
-            results.append((what, where, native.put(what, where, window, (40, 40), True, False), native.pick(x, where, window, True, False)))
+            results.append(
+                (
+                    what,
+                    where,
+                    native.put(what, where, window, (40, 40), True, False),
+                    native.pick(x, where, window, True, False),
+                )
+            )
         finally:
             torch.set_num_threads(threads)
     for one, two in zip(*results, strict=True):
         assert torch.equal(one, two)
 
 
-@pytest.mark.skipif(not native.available(torch.float32), reason="no C compiler")
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("kernel, stride, padding, ceil, size", GEOMETRIES)
-def test_a_where_of_no_pool_harms_nothing(kernel, stride, padding, ceil, size, format):
+def test_a_where_of_no_pool_harms_nothing(kernel, stride, padding, ceil, size, format, instruction_set):
     """A switch comes from whoever calls: a position outside its window must not become an address outside the image."""
     window, last = window_of(kernel, stride, padding), format == torch.channels_last
     shape = (2, 5, *window.pooled(size, ceil))
-    where = torch.randint(256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0)).to(memory_format=format)
+    where = torch.randint(256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0)).to(
+        memory_format=format
+    )
     ones = torch.ones(2, 5, *size).to(memory_format=format)
     picked = native.pick(ones, where, window, False, last)
     put = native.put(torch.ones(shape).to(memory_format=format), where, window, size, False, last)
@@ -130,57 +152,172 @@ def test_a_where_of_no_pool_harms_nothing(kernel, stride, padding, ceil, size, f
 
 def test_non_contiguous_images():
     x = torch.randn(2, 6, 12, 14, generator=torch.Generator().manual_seed(0))
-    for view in (x[:, ::2], x[:, :, ::2, 1:], x.permute(0, 1, 3, 2), x.to(memory_format=torch.channels_last)[:, :, 2:, 3:]):
+    for view in (
+        x[:, ::2],
+        x[:, :, ::2, 1:],
+        x.permute(0, 1, 3, 2),
+        x.to(memory_format=torch.channels_last)[:, :, 2:, 3:],
+    ):
         what, where = switch_pool2d(view, 2)
         expected, same_where = switch_pool2d(view.contiguous(), 2)
         assert torch.equal(what, expected) and torch.equal(where, same_where)
         gradient = torch.randn(what.shape)
         for values in (gradient, gradient.permute(0, 1, 3, 2).contiguous().permute(0, 1, 3, 2)):
-            assert torch.equal(switch_unpool2d(values, where, 2, output_size=view.shape[-2:]),
-                               switch_unpool2d(gradient, where.contiguous(), 2, output_size=view.shape[-2:]))
+            assert torch.equal(
+                switch_unpool2d(values, where, 2, output_size=view.shape[-2:]),
+                switch_unpool2d(gradient, where.contiguous(), 2, output_size=view.shape[-2:]),
+            )
 
 
 def run_python(code, **environment):
-    run = subprocess.run([sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True, text=True
+    )
     assert run.returncode == 0, run.stderr
     return run.stdout
 
 
-@pytest.mark.skipif(not native.available(torch.float32), reason="no C compiler")
-def test_built_once_and_again_when_the_file_is_broken(tmp_path):
-    library, compiler = tmp_path / "answer.so", os.environ.get("CC", "cc")
-    sources = {"windows.c": b'#include "typed.h"\nint answer(void) { return ANSWER; }', "typed.h": b"#define ANSWER 42"}
-    for _ in range(2):
-        assert native._open_or_build(library, sources, compiler).answer() == 42
-        assert [path.name for path in tmp_path.iterdir()] == ["answer.so"]
-    built = library.stat().st_ino
-    native._open_or_build(library, {}, "/no/compiler")
-    assert library.stat().st_ino == built
-    broken = tmp_path / "broken.so"
-    broken.write_bytes(b"half a file")
-    assert native._open_or_build(broken, sources, compiler).answer() == 42
-    with pytest.raises(subprocess.CalledProcessError):
-        native._open_or_build(tmp_path / "new.so", {"windows.c": b"no C", "typed.h": b""}, compiler)
-    assert not (tmp_path / "new.so").exists()
+COUNT_THREADS = """
+import os, sys; sys.argv = ["swwae"]
+import torch
+from swwae_zoo.layers.pooling import switch_pool2d
+torch.set_num_threads(2)
+x, counts = torch.empty(8, 64, 64, 64), []
+for work in (lambda: None, lambda: switch_pool2d(x, 2), lambda: x.mul_(2)):
+    work()
+    counts.append(len(os.listdir("/proc/self/task")))
+print(*counts)
+"""
 
 
-def test_without_a_compiler_the_pools_run_in_plain_torch(tmp_path, monkeypatch):
-    monkeypatch.setattr(native, "_library", native._library.__wrapped__)  # what was found once is not kept here
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setenv("CC", "/no/compiler")
-    eye = torch.eye(4)[None, None]
+@needs_kernels
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="counts threads in /proc")
+@pytest.mark.skipif("OpenMP" not in torch.__config__.parallel_info(), reason="torch has other threads")
+def test_threads_are_torchs():
+    """Without torch's OpenMP runtime the kernels would use one thread; with one of their own, twice as many."""
+    before, with_pool, with_torch = map(int, run_python(COUNT_THREADS).split())
+    assert with_pool > before and with_torch == with_pool
 
-    def there_and_back():
-        return switch_unpool2d(*switch_pool2d(eye, 2), 2)
 
-    monkeypatch.setenv("SWWAE_KERNELS", "off")
-    assert not native.available(torch.float32) and there_and_back().sum() == 2
-    monkeypatch.setenv("SWWAE_KERNELS", "auto")
-    with pytest.warns(UserWarning, match="the pools run in plain torch"):
-        assert there_and_back().sum() == 2
-    monkeypatch.setenv("SWWAE_KERNELS", "require")
-    with pytest.raises(ValueError, match="SWWAE_KERNELS=require"):
-        switch_pool2d(eye, 2)
+# --- wrong arguments: a ValueError on every path, and no access outside a tensor ---------------------
+
+
+@pytest.fixture(params=["chosen", "off"])
+def path(request, monkeypatch):
+    """The kernels that were chosen, and plain torch."""
+    if request.param == "off":
+        monkeypatch.setattr(native, "_library", lambda: None)
+    return request.param
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_where_beyond_the_window_is_refused(path, dtype, format):
+    what = torch.ones(2, 3, 4, 4, dtype=dtype).to(memory_format=format)
+    where = torch.zeros(2, 3, 4, 4, dtype=torch.uint8).to(memory_format=format)
+    where[1, 2, 3, 3] = 3
+    assert switch_unpool2d(what, where, 2).sum() == 96
+    where[1, 2, 3, 3] = 8  # the last position of a 3x3 window
+    assert switch_unpool2d(what, where, 3).sum() == 96
+    for kernel, end in ((2, 3), ((2, 4), 7)):
+        with pytest.raises(ValueError, match=rf"where: got position 8, expected 0 to {end}.*kernel_size"):
+            switch_unpool2d(what, where, kernel)
+        with pytest.raises(ValueError, match="where: got position 8"):
+            switch_unpool2d(what.clone().requires_grad_(), where, kernel)
+    empty = torch.zeros(0, 3, 4, 4)
+    assert switch_unpool2d(empty, empty.to(torch.uint8), 2).shape == (0, 3, 8, 8)
+
+
+def test_a_where_beyond_the_window_is_refused_when_compiled():
+    operators = torch.ops.swwae_zoo
+    what, where = torch.ones(1, 2, 4, 4), torch.full((1, 2, 4, 4), 4, dtype=torch.uint8)
+    with pytest.raises(ValueError, match="where: got position 4, expected 0 to 3"):
+        operators.put(what, where, [2, 2], [2, 2], [0, 0], [8, 8], False)
+    with pytest.raises(ValueError, match="where: got position 4, expected 0 to 3"):
+        operators.pick(torch.ones(1, 2, 8, 8), where, [2, 2], [2, 2], [0, 0], False)
+
+
+# Each changes one of put's arguments, which agree: values and where (2, 16, 4, 4), 2x2 windows, an image of 8x8.
+WRONG = {
+    "another number of images": dict(values=torch.ones(1, 16, 4, 4)),
+    "fewer channels": dict(values=torch.ones(2, 15, 4, 4)),
+    "larger values": dict(values=torch.ones(2, 16, 5, 4)),
+    "three dimensions": dict(values=torch.ones(16, 4, 4)),
+    "integers": dict(values=torch.ones(2, 16, 4, 4, dtype=torch.int32)),
+    "sparse": dict(values=torch.ones(2, 16, 4, 4).to_sparse()),
+    "a smaller where": dict(where=torch.zeros(2, 16, 3, 4, dtype=torch.uint8)),
+    "a where of int64": dict(where=torch.zeros(2, 16, 4, 4, dtype=torch.int64)),
+    "a sparse where": dict(where=torch.ones(2, 16, 4, 4, dtype=torch.uint8).to_sparse()),
+    "a where of bool": dict(where=torch.zeros(2, 16, 4, 4, dtype=torch.bool)),
+    "an image that is too large": dict(size=(8, 10)),
+    "an image that is too small": dict(size=(6, 8)),
+    "an empty image": dict(size=(0, 8)),
+    "a negative size": dict(size=(-8, 8)),
+    "a huge size": dict(size=(2**40, 2**40)),
+    "another stride": dict(stride=(3, 2)),
+    "no stride": dict(stride=(0, 2)),
+    "a negative stride": dict(stride=(-2, -2)),
+    "too much padding": dict(padding=(2, 2), size=(4, 4)),
+    "negative padding": dict(padding=(-1, -1), size=(10, 10)),
+    "an empty window": dict(kernel=(0, 2)),
+    "a window of 289": dict(kernel=(17, 17), stride=(17, 17), size=(68, 68)),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG.keys())
+def test_arguments_that_do_not_agree_are_refused(path, wrong):
+    right = dict(values=torch.ones(2, 16, 4, 4), where=torch.zeros(2, 16, 4, 4, dtype=torch.uint8),
+                 kernel=(2, 2), stride=(2, 2), padding=(0, 0), size=(8, 8))  # fmt: skip
+    operators = torch.ops.swwae_zoo
+
+    def run(values, where, kernel, stride, padding, size):
+        sizes = [list(pair) for pair in (kernel, stride, padding)]
+        window = Window(kernel, stride, padding)
+        image = values.to_dense().new_ones(2, 16, *size) if max(size) < 100 and min(size) >= 0 else None
+        calls = [lambda: operators.put(values, where, *sizes, list(size), False)]
+        if image is not None and values.shape == right["values"].shape and not values.is_sparse:
+            calls.append(lambda: operators.pick(image, where, *sizes, False))
+        if path == "chosen" and LIBRARIES:
+            calls.append(lambda: native.put(values, where, window, size, False, False))
+            if image is not None:
+                calls.append(lambda: native.pool(image, window, (where.shape[-2], where.shape[-1]), True))
+        return calls
+
+    for call in run(**right):
+        call()
+    refused = 0
+    for call in run(**right | wrong):
+        try:
+            call()
+        except ValueError as error:
+            assert "got" in str(error) and "expected" in str(error)
+            refused += 1
+    assert refused  # pooling's arguments can be right where those of its inverse aren't
+
+
+def test_lists_of_another_length_are_refused():
+    values, where = torch.ones(1, 1, 4, 4), torch.zeros(1, 1, 4, 4, dtype=torch.uint8)
+    for sizes in (([2], [2, 2], [0, 0], [8, 8]), ([2, 2], [2, 2, 2], [0, 0], [8, 8]), ([2, 2], [2, 2], [], [8, 8]),
+                  ([2, 2], [2, 2], [0, 0], [8])):  # fmt: skip
+        with pytest.raises(ValueError, match=r"expected \[height, width\]"):
+            torch.ops.swwae_zoo.put(values, where, *sizes, False)
+    for window in (([2, 2], [0, 0], [0, 0]), ([5, 5], [5, 5], [0, 0]), ([2, 2], [2, 2], [2, 2])):
+        with pytest.raises(ValueError, match="got"):
+            torch.ops.swwae_zoo.switch_pool(values, *window, False)
+
+
+@needs_kernels
+def test_tensors_of_another_device_are_refused():
+    values, where = torch.ones(1, 1, 4, 4, device="meta"), torch.zeros(1, 1, 4, 4, dtype=torch.uint8)
+    window = window_of(2, 2, 0)
+    for switches in (where, where.to("meta")):
+        with pytest.raises(ValueError, match="meta"):
+            native.put(values, switches, window, (8, 8), False, False)
+    with pytest.raises(ValueError, match="on meta, for which there are no CPU kernels"):
+        native.pool(values, window, (2, 2), False)
+    if hasattr(torch, "float8_e5m2"):
+        with pytest.raises(ValueError, match="no CPU kernels"):
+            native.pool(torch.ones(1, 1, 4, 4).to(torch.float8_e5m2), window, (2, 2), False)
 
 
 CHECK_TRITON = """

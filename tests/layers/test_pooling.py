@@ -77,9 +77,7 @@ def test_stride_beyond_the_kernel_leaves_zeros():
     assert out.sum() == 4 and out[0, 0, ::3, ::3].sum() == 4 and out.shape == (1, 1, 6, 5)
 
 
-GEOMETRIES = list(
-    itertools.product((2, (2, 3), 5, 16), (None, 1, 3), (0, 1), (False, True), ((17, 18),))
-)
+GEOMETRIES = list(itertools.product((2, (2, 3), 5, 16), (None, 1, 3), (0, 1), (False, True), ((17, 18),)))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])

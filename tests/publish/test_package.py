@@ -40,7 +40,9 @@ def test_a_packaged_run_is_a_tag(tmp_path: Path) -> None:
     assert sorted(os.listdir(folder)) == ["README.md", "config.json", "model.safetensors"]
     assert 'timm.create_model("swwae_mnist.tiny", pretrained=True)' in (folder / "README.md").read_text()
     client = Client(tmp_path / "home", HF_ENDPOINT="http://127.0.0.1:9")
-    listed, mnist, svhn, *loaded = client.tell(do="run", code=REGISTERED.format(folder=str(tmp_path / "weights"), root=ROOT))
+    listed, mnist, svhn, *loaded = client.tell(
+        do="run", code=REGISTERED.format(folder=str(tmp_path / "weights"), root=ROOT)
+    )
     client.close()
     assert "swwae_mnist.tiny" in listed and mnist and svhn == timm.is_model_pretrained("swwae_svhn")
     total = float(sum(parameter.detach().double().sum() for parameter in net.parameters()))

@@ -322,7 +322,7 @@ def test_tensors_of_another_device_are_refused():
 
 CHECK_TRITON = """
 import sys; sys.path.insert(0, {tests!r})
-import torch, test_pooling_kernels as t
+import torch, test_kernels as t
 from swwae_zoo.kernels import cuda
 kinds = list(zip((torch.float32, torch.bfloat16), t.FORMATS))
 for i, (kernel, stride, padding, ceil, size) in enumerate(t.INTERPRETED):

@@ -1,4 +1,5 @@
 """What is installed: the right folders, nothing beside `swwae_zoo`, and a `swwae` that runs from anywhere."""
+
 import json
 import os
 import subprocess
@@ -22,8 +23,9 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 def run(*command: object, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
     clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {"PIP_NO_INDEX": "1"}
-    return subprocess.run([str(part) for part in command], cwd=cwd, env=clean | env,
-                          capture_output=True, text=True, timeout=300)
+    return subprocess.run(
+        [str(part) for part in command], cwd=cwd, env=clean | env, capture_output=True, text=True, timeout=300
+    )
 
 
 @pytest.fixture(scope="module")
@@ -41,18 +43,21 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 copy.write_bytes(path.read_bytes())
     out = tmp_path_factory.mktemp("wheel")
-    built = run(sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation",
-                "--wheel-dir", out, source, cwd=out)
+    built = run(
+        sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", out, source, cwd=out
+    )
     assert built.returncode == 0, built.stdout + built.stderr
     [path] = out.glob("*.whl")
     return path
 
 
 def test_packages_are_the_folders() -> None:
-    folders = {"swwae_zoo." + ".".join(init.parent.relative_to(ROOT).parts)
-               for top in ("cli", "recipes") for init in (ROOT / top).rglob("__init__.py")}
-    folders |= {".".join(init.parent.relative_to(ROOT).parts)
-                for init in (ROOT / "swwae_zoo").rglob("__init__.py")}
+    folders = {
+        "swwae_zoo." + ".".join(init.parent.relative_to(ROOT).parts)
+        for top in ("cli", "recipes")
+        for init in (ROOT / top).rglob("__init__.py")
+    }
+    folders |= {".".join(init.parent.relative_to(ROOT).parts) for init in (ROOT / "swwae_zoo").rglob("__init__.py")}
     assert set(PYPROJECT["tool"]["setuptools"]["packages"]) == folders
 
 
@@ -88,4 +93,6 @@ def test_wheel_runs_elsewhere(wheel: Path, tmp_path: Path) -> None:
     shown = run(*script, "--help", cwd=tmp_path, PYTHONPATH=str(site))
     assert shown.returncode == 0 and "Usage: swwae" in shown.stdout, shown.stderr
     listed = run(*script, "recipes", "--json", cwd=tmp_path, PYTHONPATH=str(site))
-    assert {recipe["name"] for recipe in json.loads(listed.stdout)} == {path.stem for path in (ROOT / "recipes").glob("*.toml")}
+    assert {recipe["name"] for recipe in json.loads(listed.stdout)} == {
+        path.stem for path in (ROOT / "recipes").glob("*.toml")
+    }

@@ -14,8 +14,8 @@ from . import bench, pull, push, recipes, reconstruct, reproduce, show, train
 from . import eval as eval_command
 from . import list as list_command
 
-# Read when torch is first imported, which commands do in their bodies. Threads that wait for each other sleep instead of
-# spinning: with another program on the cores a step takes a quarter of the time, without one it takes no longer.
+# Read when torch is first imported, in a command's body. Waiting threads sleep instead of spinning: next to another
+# program on the same cores a step takes a quarter of the time, and no longer without one.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 

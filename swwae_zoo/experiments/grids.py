@@ -12,7 +12,7 @@ from torch import Tensor
 
 __all__ = ["draw_blocks", "one_of_each_class"]
 
-DPI, ZOOM, GAP, BETWEEN, LABEL, TITLE = 100, 2, 2, 24, 150, 26  # pixels; ZOOM is of each image's pixel
+DPI, ZOOM, GAP, BETWEEN, LABEL, TITLE = 100, 2, 2, 24, 150, 26  # in pixels; ZOOM enlarges each image
 
 
 def one_of_each_class(labels: Tensor, each: int = 1) -> Tensor:

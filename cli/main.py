@@ -21,8 +21,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 def explain(error: BaseException) -> str | None:
     """The line that tells a user what `error` means, or None where the error is a bug of ours."""
-    if hasattr(error, "format_message"):  # a flag or command typer could not make sense of
-        return error.format_message()
+    usage = getattr(error, "format_message", None)  # a flag or command that typer could not parse
+    if usage is not None:
+        return usage()
     if isinstance(error, OSError) and error.errno == errno.ENOSPC or "No space left on device" in str(error):
         where = getattr(error, "filename", None)
         return f"disk full: could not write {where or 'the output'}: free some space or choose another --out"

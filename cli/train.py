@@ -41,7 +41,7 @@ def train(
 ) -> None:
     """Train a model on few labels and many images.
 
-    Flags override the recipe, which is the model's own without --recipe: `swwae train --model swwae_mnist` is a full run.
+    Flags override the recipe; without --recipe it is the model's own: `swwae train --model swwae_mnist` runs in full.
     """
     overrides = {key.name: value_of(key, given[key.name]) for key in fields(config.RunConfig)}
     overrides = wrapping(overrides, backbone=backbone, pools=pools, decoder=decoder)

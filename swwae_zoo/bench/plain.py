@@ -53,7 +53,7 @@ class PlainSWWAE(nn.Module):
                 for i, fact in reversed(list(enumerate(stage.convs)))
             ]
             self.decoder.append(nn.Sequential(*layers))
-        self.windows = [stage.pool_size for stage in stages]
+        self.windows = [stage.pool_size or 1 for stage in stages]
         size, features = img_size, stages[-1].convs[-1].out_chs
         for window in self.windows:
             size //= window
@@ -77,7 +77,7 @@ class PlainSWWAE(nn.Module):
         for m in reversed(range(len(self.decoder))):
             if m < len(self.decoder) - 1:
                 loss = loss + F.mse_loss(x, whats[m])
-            x = F.max_unpool2d(x, indices[m], self.windows[m], output_size=sizes[m])
+            x = F.max_unpool2d(x, indices[m], [self.windows[m]] * 2, output_size=sizes[m])
             x = self.decoder[m](x)
         return loss + F.mse_loss(x, image)
 

@@ -67,13 +67,13 @@ class Step:
         if not isinstance(model, SWWAE) or model.num_classes == 0:
             raise ValueError(f"{name} can't be timed with {dict(model_args)}: expected a SWWAE with a classifier")
         layout = torch.channels_last if settings.channels_last else torch.contiguous_format
-        size = (settings.batch_size, model.in_chans, *model.head.img_size)
+        size = (settings.batch_size, model.in_chans, *model.img_size)
         torch.manual_seed(0)  # again, so that every kind gets the same images
         self.images = torch.rand(size, device=self.device).contiguous(memory_format=layout)
         self.target = torch.randint(model.num_classes, size[:1], device=self.device)
         self.autocast = Autocast(settings.amp, self.device)
         self.module = self._plain(model) if kind == "plain" else self._ours(model)
-        self.module.to(self.device, memory_format=layout).train()
+        self.module.to(device=self.device, memory_format=layout).train()  # pyright: ignore[reportCallIssue]
         self.loss = self.module
         if compiled and kind == "plain":
             self.loss = torch.compile(self.module)
@@ -87,11 +87,11 @@ class Step:
         if self.kind == "convnet":
             model.decoder = nn.Identity()
             return SWWAETask(model, Lambdas(1.0, 0.0, 0.0))
-        return SWWAETask(model, Lambdas(1.0, 1.0, 1.0 if len(model.stages) > 1 else 0.0))
+        return SWWAETask(model, Lambdas(1.0, 1.0, 1.0 if model.num_middles else 0.0))
 
     def _plain(self, model: SWWAE) -> nn.Module:
         batch_norm = any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
-        plain = PlainSWWAE(model.notation, model.in_chans, model.head.img_size[0], batch_norm)
+        plain = PlainSWWAE(model.text, model.in_chans, model.img_size[0], batch_norm)
         mine, theirs = (sum(p.numel() for p in net.parameters()) for net in (model, plain))
         if mine != theirs:
             raise ValueError(

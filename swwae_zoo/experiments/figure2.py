@@ -10,8 +10,7 @@ import torch
 
 from swwae_zoo.analysis.load import load_saved
 from swwae_zoo.config import RunConfig, read_recipe
-from swwae_zoo.data import load_images
-from swwae_zoo.experiments.grids import draw_blocks, one_of_each_class
+from swwae_zoo.experiments.grids import draw_blocks, one_of_each_class, read_test_images
 from swwae_zoo.experiments.pages import table_lines, write_page
 from swwae_zoo.experiments.runs import ExperimentSettings, rounds_of, run_folder, run_once
 from swwae_zoo.training.figures import reconstruct
@@ -61,8 +60,7 @@ def page(errors: dict[tuple[int, str], list[float]]) -> list[str]:
 
 def draw(recipe: RunConfig, settings: ExperimentSettings) -> None:
     """One test digit of each class, reconstructed by the first round's nets."""
-    test = load_images(recipe.data, "test", data_dir=recipe.data_dir or None)
-    shown = test.images[one_of_each_class(test.labels)]
+    shown = one_of_each_class(*read_test_images(recipe))
     rows, prepared = [], torch.empty(0)
     for window in WINDOWS:
         blocks = []

@@ -11,9 +11,8 @@ from torch import Tensor
 
 from swwae_zoo.analysis.load import Saved, load_saved
 from swwae_zoo.config import RunConfig, read_recipe
-from swwae_zoo.data import load_images
 from swwae_zoo.experiments import shifts
-from swwae_zoo.experiments.grids import draw_blocks, one_of_each_class
+from swwae_zoo.experiments.grids import draw_blocks, one_of_each_class, read_test_images
 from swwae_zoo.experiments.pages import table_lines, write_page
 from swwae_zoo.experiments.runs import ExperimentSettings, rounds_of, run_folder, run_once, write_records
 from swwae_zoo.experiments.shifts import SHIFTS, Response
@@ -29,10 +28,10 @@ DIRECTIONS = {"x": "to the right", "y": "down"}
 def figure3(settings: ExperimentSettings) -> None:
     """Trains one net with soft and one with hard pools; writes fig3.json, fig3.md, fig3-soft.png and fig3-hard.png."""
     recipe = read_recipe("fig3")
-    test = load_images(recipe.data, "test", data_dir=recipe.data_dir or None)
+    images = read_test_images(recipe)[0][:MEASURED]
     measured: dict[str, dict[str, Any]] = {}
     for pool, saved in trained(recipe, settings).items():
-        responses = {axis: shifts.respond(saved, test.images[:MEASURED], axis) for axis in DIRECTIONS}
+        responses = {axis: shifts.respond(saved, images, axis) for axis in DIRECTIONS}
         measured[pool] = numbers(saved, responses)
         plane = int(responses["x"].what[SHIFTS.index(0)].mean(0).argmax())
         with atomic_write(settings.out / f"fig3-{pool}.png") as part:
@@ -43,8 +42,7 @@ def figure3(settings: ExperimentSettings) -> None:
 def figure4(settings: ExperimentSettings) -> None:
     """Reconstructs digits, also moved sideways, with the nets of Figure 3; writes fig4-soft.png and fig4-hard.png."""
     recipe = read_recipe("fig3")
-    test = load_images(recipe.data, "test", data_dir=recipe.data_dir or None)
-    shown = test.images[one_of_each_class(test.labels, 2)]
+    shown = one_of_each_class(*read_test_images(recipe), each=2)
     for pool, saved in trained(recipe, settings).items():
         x = saved.prepare(shown)
         rows = [("input", x), ("reconstruction", reconstruct(saved.model, x))]

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 import swwae_zoo  # noqa: F401  registers the models
 from swwae_zoo.layers.pooling import switch_pool2d, switch_unpool2d
-from swwae_zoo.loss.objective import Lambdas
+from swwae_zoo.loss import Lambdas
 from swwae_zoo.task.swwae_task import SWWAETask
 
 FILE = Path(__file__).parents[2] / "examples" / "swwae_in_one_file.py"

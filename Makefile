@@ -1,20 +1,29 @@
-# make demo   set up, then train an SWWAE and its lambda = 0 twin on handwritten digits
-# make test   set up, then run the tests
+# make demo    set up, then train an SWWAE and its lambda = 0 twin on handwritten digits
+# make check   set up, then lint, check formatting, types and the order of imports
+# make test    set up, then run the tests on JOBS processes; TESTS="-m slow" runs the slow ones instead
 PYTHON ?= python3
 VENV ?= .venv
+JOBS ?= 2
+TESTS ?=
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test install
+.PHONY: demo check test install
 demo: install
 	$(VENV)/bin/swwae train --recipe demo --force
 
+check: install
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/pyright --pythonpath $(VENV)/bin/python
+	$(VENV)/bin/lint-imports
+
 test: install
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal $(TESTS)
 
 install: $(INSTALLED)
 
-# The stamp is written last: an interrupted installation is taken up again.
+# The stamp is written last, so that an interrupted installation is repeated.
 $(INSTALLED): pyproject.toml setup.py $(wildcard swwae_zoo/kernels/*.c swwae_zoo/kernels/*.h)
 	test -x $(VENV)/bin/pip || $(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install -e '.[test]'
+	$(VENV)/bin/python -m pip install -e '.[dev]'
 	touch $@

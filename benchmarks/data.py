@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from swwae_zoo.bench import Setting, Step
+from swwae_zoo.bench import BenchSettings, Step
 from swwae_zoo.data import ImageSet, IndexStream, Preprocess, load_images
 from swwae_zoo.data.loader import ResidentImages, StreamedImages
 from swwae_zoo.utils.provenance import provenance
@@ -32,7 +32,7 @@ def main():
     parser.add_argument("--steps", default=10, type=int)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    step = Step("swwae", args.model, {}, Setting(args.batch_size, args.device, args.amp))
+    step = Step("swwae", args.model, {}, BenchSettings(args.batch_size, args.device, args.amp))
     prepare = Preprocess(32, mean=0.5, std=0.25, translate=2, mirror=True)
 
     def synchronize():

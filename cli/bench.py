@@ -41,19 +41,19 @@ def bench(
     from swwae_zoo.training.build import resolve_device
 
     args = dict(map(parse_model_arg, model_arg or []))
-    wanted = benchmark.ROWS if rows == "all" else tuple(row.strip() for row in rows.split(","))
+    wanted = benchmark.STEP_KINDS if rows == "all" else tuple(row.strip() for row in rows.split(","))
     groups: list[dict[str, Any]] = []
     for precision in amp.split(","):
-        setting = benchmark.Setting(batch_size, resolve_device(device), precision.strip(), channels_last)
-        limits = benchmark.machine_limits(setting)
+        settings = benchmark.BenchSettings(batch_size, resolve_device(device), precision.strip(), channels_last)
+        limits = benchmark.machine_limits(settings)
         for model in models or ["swwae_mnist"]:
-            measured = benchmark.bench(model, args, setting, steps, wanted)
+            measured = benchmark.bench(model, args, settings, steps, wanted)
             groups.append(
                 {
                     "model": model,
-                    "amp": setting.amp,
+                    "amp": settings.amp,
                     "batch_size": batch_size,
-                    "device": str(setting.device),
+                    "device": str(settings.device),
                     "channels_last": channels_last,
                     "limits": limits,
                     "rows": measured,

@@ -17,6 +17,7 @@ def list_models(as_json: Json = False) -> None:
     models = []
     for name in model_names():
         model = build_meta(name)
+        assert model.decoder is not None
         decoder = count_params(model.decoder)
         models.append(
             {

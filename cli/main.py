@@ -14,15 +14,16 @@ from . import bench, pull, push, recipes, reconstruct, reproduce, show, train
 from . import eval as eval_command
 from . import list as list_command
 
-# Read when torch is first imported, which commands do in their bodies. Threads that wait for each other sleep instead of
-# spinning: with another program on the cores a step takes a quarter of the time, without one it takes no longer.
+# Read when torch is first imported, in a command's body. Waiting threads sleep instead of spinning: next to another
+# program on the same cores a step takes a quarter of the time, and no longer without one.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def explain(error: BaseException) -> str | None:
     """The line that tells a user what `error` means, or None where the error is a bug of ours."""
-    if hasattr(error, "format_message"):  # a flag or command typer could not make sense of
-        return error.format_message()
+    usage = getattr(error, "format_message", None)  # a flag or command that typer could not parse
+    if usage is not None:
+        return usage()
     if isinstance(error, OSError) and error.errno == errno.ENOSPC or "No space left on device" in str(error):
         where = getattr(error, "filename", None)
         return f"disk full: could not write {where or 'the output'}: free some space or choose another --out"

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from swwae_zoo.experiments.targets import TARGETS, folder_of
+from swwae_zoo.experiments.paper import TARGETS, default_folder
 
 from .options import Device
 
@@ -18,32 +18,29 @@ def reproduce(
         str,
         typer.Option(
             metavar="ROW,...",
-            help="Rows to run, * and ? as in file names; none only writes the table anew.  [default: all]",
+            help="Rows to run, with * and ? as in file names; none only rewrites the table.  [default: all]",
         ),
     ] = "",
     rounds: Annotated[
-        int | None, typer.Option(min=1, help="Rounds of each row, each with labels drawn anew (else the recipe's).")
+        int | None,
+        typer.Option(min=1, help="Rounds of each row, each with its own draw of labels (else the recipe's)."),
     ] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="A few small steps, to see that it works; no results.")
+        bool, typer.Option("--quick", help="A few small steps, to check that it works; no results.")
     ] = False,
     search: Annotated[
         bool, typer.Option("--search", help="Choose each row's lambda on validation images first.")
     ] = False,
-    storage: Annotated[
-        str,
-        typer.Option(
-            metavar="URL", help="Database of the searches, which several machines may share (else a file in --out)."
-        ),
-    ] = "",
     device: Device = "auto",
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder; what it holds already is not run again.  [default: runs/reproduce/TARGET]"),
+        typer.Option(
+            help="Output folder; runs that it already holds are not repeated.  [default: runs/reproduce/TARGET]"
+        ),
     ] = None,
 ) -> None:
-    """Reproduce a figure or table of the paper; an interrupted one goes on where it stopped."""
+    """Reproduce a figure or table of the paper; after an interruption the same command resumes it."""
     from swwae_zoo.experiments.reproduce import reproduce as run
-    from swwae_zoo.experiments.runs import Setting
+    from swwae_zoo.experiments.runs import ExperimentSettings
 
-    run(target, Setting(out or folder_of(target, quick), rounds, quick, device, storage, search), rows)
+    run(target, ExperimentSettings(out or default_folder(target, quick), rounds, quick, device, search), rows)

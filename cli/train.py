@@ -41,7 +41,7 @@ def train(
 ) -> None:
     """Train a model on few labels and many images.
 
-    Flags override the recipe, and without --recipe it is the model's own: `swwae train --model swwae_mnist` is a full run.
+    Flags override the recipe; without --recipe it is the model's own: `swwae train --model swwae_mnist` runs in full.
     """
     overrides = {key.name: value_of(key, given[key.name]) for key in fields(config.RunConfig)}
     overrides = wrapping(overrides, backbone=backbone, pools=pools, decoder=decoder)
@@ -79,7 +79,7 @@ def wrapping(overrides: dict[str, Any], **options: str | None) -> dict[str, Any]
 
 
 def base_recipe(recipe: str | None, resume: bool, model: str, out: str | None) -> str | Path | None:
-    """What the flags override: the recipe asked for, the resumed run's own, or the model's default; None if it has none."""
+    """What the flags override: the given recipe, the resumed run's own, or the model's default; None if it has none."""
     if recipe is None and resume and out is not None:
         saved = Path(out) / "config.toml"
         if not saved.is_file():

@@ -1,6 +1,6 @@
-"""What a SWWAE step costs: time, memory and where they go, beside the plain convnet's and plain PyTorch's.
+"""The cost of a SWWAE training step, in time and memory, beside the plain convnet's and a SWWAE in plain PyTorch.
 
-With a decoder of the encoder's size, twice the convnet's time is the floor.
+The decoder is as large as the encoder, so about twice the convnet's time is the least a step can take.
 """
 
 from __future__ import annotations
@@ -14,48 +14,49 @@ import torch
 from swwae_zoo.bench.limits import copy_bandwidth, matrix_peak, step_flops
 from swwae_zoo.bench.memory import LiveBytes
 from swwae_zoo.bench.parts import shares
-from swwae_zoo.bench.steps import ROWS, Setting, Step
+from swwae_zoo.bench.steps import STEP_KINDS, BenchSettings, Step
 from swwae_zoo.models._registry import check_model_name
 
-__all__ = ["ROWS", "LiveBytes", "Setting", "Step", "bench", "machine_limits"]
+__all__ = ["STEP_KINDS", "BenchSettings", "LiveBytes", "Step", "bench", "machine_limits"]
 
 
 def bench(
     name: str,
     model_args: Mapping[str, Any] | None = None,
-    setting: Setting = Setting(),
+    settings: BenchSettings | None = None,
     steps: int = 10,
     rows: Sequence[str] = ("convnet", "swwae"),
 ) -> dict[str, dict[str, Any]]:
-    """Times training steps of all rows, turn about; the median counts.
+    """Times training steps of several kinds in alternation.
 
     Args:
-        name: as `timm.create_model` takes it.
-        model_args: arguments for it.
-        setting: see `Setting`.
-        steps: timed steps of each.
-        rows: of ROWS, see `steps.py`.
+        name: model name for `timm.create_model`.
+        model_args: its arguments.
+        settings: see `BenchSettings`.
+        steps: timed steps of each kind.
+        rows: some of STEP_KINDS, see `steps.py`.
 
     Returns:
-        For each row "milliseconds" of a step, "fastest" of them, "images_per_second", "mebibytes" at its peak (weights,
-        gradients and optimiser state among them; None where compiled steps can't be looked into), "shares" of the
-        step's parts (empty for compiled steps off CUDA) and "gigaflops" of its convolutions and products (None compiled).
+        For each kind: "milliseconds" (median) and "fastest" of a step, "images_per_second", "mebibytes" at its peak,
+        with weights, gradients and optimiser state (None for compiled steps off CUDA), "shares" of the kinds of work
+        (empty for those) and "gigaflops" of its convolutions and matrix products (None for compiled steps).
 
     Raises:
-        ValueError: an unknown model or row, or a model without a decoder or classifier.
+        ValueError: an unknown model or kind of step, or a model without a decoder or classifier.
     """
+    settings = settings or BenchSettings()
     check_model_name(name)
-    unknown = [row for row in rows if row not in ROWS]
+    unknown = [row for row in rows if row not in STEP_KINDS]
     if unknown:
-        raise ValueError(f"rows: got {unknown[0]!r}, expected of {', '.join(ROWS)}")
-    cuda = setting.device.type == "cuda"
+        raise ValueError(f"rows: got {unknown[0]!r}, expected of {', '.join(STEP_KINDS)}")
+    cuda = settings.device.type == "cuda"
     results: dict[str, dict[str, Any]] = {}
-    pairs: list[Step] = []
+    timed: list[Step] = []
     for row in rows:
-        before = torch.cuda.memory_allocated(setting.device) if cuda else 0
-        step = Step(row, name, model_args or {}, setting)
-        pairs.append(step)
-        for _ in range(3):  # makes the optimiser's state, chooses kernels, compiles
+        before = torch.cuda.memory_allocated(settings.device) if cuda else 0
+        step = Step(row, name, model_args or {}, settings)
+        timed.append(step)
+        for _ in range(3):  # creates the optimiser state, selects kernels, compiles
             step()
         peak = step.peak_bytes(before)
         compiled = row.endswith("-compiled")
@@ -64,21 +65,21 @@ def bench(
             "gigaflops": None if compiled else step_flops(step) / 1e9,
             "shares": {} if compiled and not cuda else shares(step),
         }
-    times = [[step.seconds() for step in pairs] for _ in range(steps)]
-    for step, own in zip(pairs, zip(*times, strict=True), strict=True):
+    times = [[step.seconds() for step in timed] for _ in range(steps)]
+    for step, own in zip(timed, zip(*times, strict=True), strict=True):
         seconds = statistics.median(own)
         results[step.row].update(
-            milliseconds=1000 * seconds, fastest=1000 * min(own), images_per_second=setting.batch_size / seconds
+            milliseconds=1000 * seconds, fastest=1000 * min(own), images_per_second=settings.batch_size / seconds
         )
     return results
 
 
-def machine_limits(setting: Setting) -> dict[str, float]:
-    """Measured peak of matrix products ("flops", in the precision of the setting) and of a copy ("copy_bytes"), a second."""
-    cuda = setting.device.type == "cuda"
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "off": torch.float32}[setting.amp]
+def machine_limits(settings: BenchSettings) -> dict[str, float]:
+    """Measured peak rates per second: "flops" of matrix products in the chosen precision, "copy_bytes" of a copy."""
+    cuda = settings.device.type == "cuda"
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "off": torch.float32}[settings.amp]
     size = 8192 if cuda else 1024
     return {
-        "flops": matrix_peak(setting.device, dtype, size),
-        "copy_bytes": copy_bandwidth(setting.device, 2048 if cuda else 256),
+        "flops": matrix_peak(settings.device, dtype, size),
+        "copy_bytes": copy_bandwidth(settings.device, 2048 if cuda else 256),
     }

@@ -1,4 +1,4 @@
-"""What the machine can do at most: the rates that a step's own are held against."""
+"""Peak rates of the machine, to compare the rates of a step with."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ __all__ = ["copy_bandwidth", "matrix_peak", "step_flops"]
 
 
 def matrix_peak(device: torch.device, dtype: torch.dtype, size: int = 8192, tries: int = 10) -> float:
-    """Most floating-point operations a second that a square matrix product of ``size`` reaches."""
+    """Floating-point operations per second of a square matrix product of ``size``, the fastest of several."""
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     return 2 * size**3 / _fastest(lambda: a @ b, device, tries)
 
 
 def copy_bandwidth(device: torch.device, mebibytes: int = 512, tries: int = 10) -> float:
-    """Most bytes a second, read and written, of a plain copy."""
+    """Bytes per second, read and written, of a plain copy, the fastest of several."""
     source = torch.empty(mebibytes * 2**20, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     return 2 * source.numel() / _fastest(lambda: target.copy_(source), device, tries)

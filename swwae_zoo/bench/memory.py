@@ -1,4 +1,4 @@
-"""Peak memory of a step, where the allocator does not count."""
+"""Peak memory of a step on devices whose allocator keeps no statistics."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ __all__ = ["LiveBytes"]
 
 
 class LiveBytes(TorchDispatchMode):
-    """Bytes of all tensors alive at once, for devices whose allocator does not count them.
+    """Counts the bytes of all live tensors: ``now``, and the ``peak`` so far.
 
-    Every storage that an operator returns is counted until it is freed; an operator's own scratch is not seen.
+    Every storage that an operator returns is counted until it is freed; an operator's internal buffers are not.
 
     Args:
-        alive: tensors that are there from the start.
+        alive: tensors that exist from the start.
     """
 
     def __init__(self, alive: Iterable[Tensor]):

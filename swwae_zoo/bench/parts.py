@@ -1,4 +1,4 @@
-"""Where a step's time goes, by the kind of work: from torch's profiler, each operator's own time."""
+"""Shares of a step's time by kind of work, from the self time of each operator in torch's profiler."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from torch.profiler import ProfilerActivity, profile
 
 from swwae_zoo.bench.steps import Step, synchronize
 
-__all__ = ["PARTS", "shares"]
+__all__ = ["WORK_PATTERNS", "shares"]
 
-# The first pattern found in an operator's or kernel's name decides.
-PARTS = {
+# The first pattern found in the name of an operator or kernel decides.
+WORK_PATTERNS = {
     "pools": (
         "swwae_zoo",
         "max_pool",
@@ -44,15 +44,13 @@ REST = "pointwise, losses, copies"
 
 
 def shares(step: Step) -> dict[str, float]:
-    """Share of each part in one step's work, summing to 1: device time on a GPU, operators' own time on a CPU."""
+    """Share of each kind of work in one step, summing to 1: device time on a GPU, operators' self time on a CPU."""
     cuda = step.device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
-    with profile(
-        activities=activities, acc_events=True
-    ) as profiled:  # torch 2.11 warns of what it would drop otherwise
+    with profile(activities=activities, acc_events=True) as profiled:  # without acc_events torch 2.11 warns
         step()
         synchronize(step.device)
-    times = dict.fromkeys((*PARTS, REST), 0.0)
+    times = dict.fromkeys((*WORK_PATTERNS, REST), 0.0)
     for event in profiled.key_averages():
         times[_part(event.key)] += event.self_device_time_total if cuda else event.self_cpu_time_total
     total = sum(times.values())
@@ -63,7 +61,7 @@ def _part(name: str) -> str:
     return next(
         (
             part
-            for part, patterns in PARTS.items()
+            for part, patterns in WORK_PATTERNS.items()
             if any(p in name or p.islower() and p in name.lower() for p in patterns)
         ),
         REST,

@@ -1,7 +1,7 @@
-"""The SWWAE step as one writes it in plain PyTorch: the yardstick for ours.
+"""A SWWAE training step in plain PyTorch: the baseline of the benchmarks.
 
-The same layers, losses and numbers of parameters, with torch's own pools (`max_pool2d(return_indices=True)`,
-`max_unpool2d`), the ReLU right behind each convolution, and nothing else of this package's but the notation's stages.
+The same layers, losses and numbers of parameters as ours, with torch's own pools (`max_pool2d(return_indices=True)`,
+`max_unpool2d`) and a ReLU right after each convolution. Of this package it uses only the notation's parser.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ def conv(in_chs: int, out_chs: int, kernel_size: int, batch_norm: bool, relu: bo
 
 
 class PlainSWWAE(nn.Module):
-    """A net of the paper's, trained by `forward`, which gives the loss of eq. (1).
+    """One of the paper's nets; `forward` returns the loss of eq. (1).
 
     Args:
         notation: as for `SWWAE`; a pool ends every stage.
-        in_chans, img_size: of the images.
+        in_chans, img_size: channels and side of the images.
         batch_norm: batch norm after every convolution but the last.
     """
 
@@ -53,7 +53,7 @@ class PlainSWWAE(nn.Module):
                 for i, fact in reversed(list(enumerate(stage.convs)))
             ]
             self.decoder.append(nn.Sequential(*layers))
-        self.windows = [stage.pool_size for stage in stages]
+        self.windows = [stage.pool_size or 1 for stage in stages]
         size, features = img_size, stages[-1].convs[-1].out_chs
         for window in self.windows:
             size //= window
@@ -77,7 +77,7 @@ class PlainSWWAE(nn.Module):
         for m in reversed(range(len(self.decoder))):
             if m < len(self.decoder) - 1:
                 loss = loss + F.mse_loss(x, whats[m])
-            x = F.max_unpool2d(x, indices[m], self.windows[m], output_size=sizes[m])
+            x = F.max_unpool2d(x, indices[m], [self.windows[m]] * 2, output_size=sizes[m])
             x = self.decoder[m](x)
         return loss + F.mse_loss(x, image)
 

@@ -1,4 +1,4 @@
-"""The measurements of `swwae bench` as JSON, as a table and as a bar chart."""
+"""The measurements of `swwae bench` as JSON and as a bar chart."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["draw", "write"]
 
 
 def write(folder: Path, groups: list[dict[str, Any]]) -> None:
-    """bench.json (command, commit, machine and versions beside the figures) and bench.png in ``folder``.
+    """Writes bench.json (figures, command, commit, machine, versions) and bench.png into ``folder``.
 
     Args:
         groups: "model", "amp", "batch_size" and "rows" (what `bench` returns) of each comparison.
@@ -29,7 +29,7 @@ def write(folder: Path, groups: list[dict[str, Any]]) -> None:
 
 
 def draw(path: Path, measured: dict[str, Any]) -> None:
-    """Bars of images a second, a group for each model and precision, a colour for each row."""
+    """Bar chart of images per second: a panel for each model and precision, a colour for each kind of step."""
     groups, machine = measured["groups"], measured["machine"]
     rows = list(dict.fromkeys(row for group in groups for row in group["rows"]))
     figure = Figure(figsize=(1.2 + 2.8 * len(groups), 3.8), layout="constrained")

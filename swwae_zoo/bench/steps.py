@@ -1,13 +1,13 @@
-"""The training steps that are timed beside each other, on the same random images.
+"""The training steps that are timed, on the same random images.
 
-Each takes every image through encoder and head, makes all gradients and updates the weights with AdamW:
+Each runs every image through encoder and head, computes all gradients and updates the weights with AdamW:
 
-    convnet    the plain convnet: lambda = 0
+    convnet    the plain convnet: every lambda but lambda_nll is 0
     swwae      ours: eq. (1) with its decoder
-    upsample   ours, but the decoder copies each what to its whole window, the paper's ablation
-    plain      the SWWAE in plain PyTorch, torch's own pools (see `plain.py`)
+    upsample   ours, with a decoder that copies each what to its whole window, the paper's ablation
+    plain      a SWWAE in plain PyTorch, with torch's own pools (see `plain.py`)
 
-and each again with "-compiled" behind its name, under torch.compile.
+and each under torch.compile, as "convnet-compiled" and so on.
 """
 
 from __future__ import annotations
@@ -28,14 +28,17 @@ from swwae_zoo.models._base import SWWAE
 from swwae_zoo.task.swwae_task import SWWAETask
 from swwae_zoo.utils.precision import Autocast
 
-__all__ = ["ROWS", "Setting", "Step", "synchronize"]
+__all__ = ["STEP_KINDS", "BenchSettings", "Step", "synchronize"]
 
-KINDS = ("convnet", "swwae", "upsample", "plain")
-ROWS = tuple(kind + suffix for kind in KINDS for suffix in ("", "-compiled"))
+STEP_KINDS = tuple(kind + suffix for kind in ("convnet", "swwae", "upsample", "plain") for suffix in ("", "-compiled"))
 
 
-class Setting(NamedTuple):
-    """How steps are run: images a step, device, mixed precision, memory format."""
+class BenchSettings(NamedTuple):
+    """How steps are run.
+
+    batch_size: images per step.
+    amp: mixed precision, "off", "bf16" or "fp16".
+    """
 
     batch_size: int = 128
     device: torch.device = torch.device("cpu")
@@ -47,30 +50,30 @@ class Step:
     """One training step on random images.
 
     Args:
-        row: one of ROWS.
+        row: one of STEP_KINDS.
         name: a registered model with a classifier.
-        model_args: arguments for it.
-        setting: see `Setting`.
+        model_args: its arguments.
+        settings: see `BenchSettings`.
 
     Raises:
-        ValueError: a model without decoder or classifier, or one that plain PyTorch's twin does not cover.
+        ValueError: a model without decoder or classifier, or one that the plain PyTorch version does not cover.
     """
 
-    def __init__(self, row: str, name: str, model_args: Mapping[str, Any], setting: Setting):
+    def __init__(self, row: str, name: str, model_args: Mapping[str, Any], settings: BenchSettings):
         kind, _, compiled = row.partition("-")
-        self.row, self.kind, self.setting, self.device = row, kind, setting, setting.device
+        self.row, self.kind, self.settings, self.device = row, kind, settings, settings.device
         torch.manual_seed(0)
         model = timm.create_model(name, **{**model_args, **({"unpool": "upsample"} if kind == "upsample" else {})})
         if not isinstance(model, SWWAE) or model.num_classes == 0:
             raise ValueError(f"{name} can't be timed with {dict(model_args)}: expected a SWWAE with a classifier")
-        layout = torch.channels_last if setting.channels_last else torch.contiguous_format
-        size = (setting.batch_size, model.in_chans, *model.head.img_size)
-        torch.manual_seed(0)  # again: every row gets the same images, however its weights were drawn
+        layout = torch.channels_last if settings.channels_last else torch.contiguous_format
+        size = (settings.batch_size, model.in_chans, *model.img_size)
+        torch.manual_seed(0)  # again, so that every kind gets the same images
         self.images = torch.rand(size, device=self.device).contiguous(memory_format=layout)
         self.target = torch.randint(model.num_classes, size[:1], device=self.device)
-        self.autocast = Autocast(setting.amp, self.device)
+        self.autocast = Autocast(settings.amp, self.device)
         self.module = self._plain(model) if kind == "plain" else self._ours(model)
-        self.module.to(self.device, memory_format=layout).train()
+        self.module.to(device=self.device, memory_format=layout).train()  # pyright: ignore[reportCallIssue]
         self.loss = self.module
         if compiled and kind == "plain":
             self.loss = torch.compile(self.module)
@@ -84,15 +87,15 @@ class Step:
         if self.kind == "convnet":
             model.decoder = nn.Identity()
             return SWWAETask(model, Lambdas(1.0, 0.0, 0.0))
-        return SWWAETask(model, Lambdas(1.0, 1.0, 1.0 if len(model.stages) > 1 else 0.0))
+        return SWWAETask(model, Lambdas(1.0, 1.0, 1.0 if model.num_middles else 0.0))
 
     def _plain(self, model: SWWAE) -> nn.Module:
         batch_norm = any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
-        plain = PlainSWWAE(model.notation, model.in_chans, model.head.img_size[0], batch_norm)
+        plain = PlainSWWAE(model.text, model.in_chans, model.img_size[0], batch_norm)
         mine, theirs = (sum(p.numel() for p in net.parameters()) for net in (model, plain))
         if mine != theirs:
             raise ValueError(
-                f"plain PyTorch's twin has {theirs} parameters, this model {mine}: time it with rows other than plain"
+                f"the plain PyTorch version has {theirs} parameters, this model {mine}: leave the row plain out"
             )
         return plain
 
@@ -113,8 +116,11 @@ class Step:
         return time.perf_counter() - start
 
     def peak_bytes(self, before: int) -> int | None:
-        """The most that is alive at once, weights and optimiser state among it; ``before`` is what was allocated before
-        this object was made.  None for compiled steps off CUDA, which can't be looked into."""
+        """Peak bytes of live tensors in a step, with weights and optimiser state; None for compiled steps off CUDA.
+
+        Args:
+            before: bytes that were allocated on the device before this object was made.
+        """
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
             self()
@@ -126,7 +132,7 @@ class Step:
         return live.peak
 
     def tensors(self) -> Iterator[Tensor]:
-        """All that outlives a step."""
+        """Every tensor that outlives a step."""
         yield from (self.images, self.target, *self.module.parameters(), *self.module.buffers())
         yield from (parameter.grad for parameter in self.module.parameters() if parameter.grad is not None)
         yield from (

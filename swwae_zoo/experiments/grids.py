@@ -1,4 +1,4 @@
-"""Pictures made of many small images, as in the paper's Figures 2 and 4."""
+"""Pictures of many small test images, as in the paper's Figures 2 and 4."""
 
 from __future__ import annotations
 
@@ -10,14 +10,24 @@ import torch.nn.functional as F
 from matplotlib.figure import Figure
 from torch import Tensor
 
-__all__ = ["draw_blocks", "one_of_each_class"]
+from swwae_zoo.config import RunConfig
+from swwae_zoo.data import ImageSet, load_images
 
-DPI, ZOOM, GAP, BETWEEN, LABEL, TITLE = 100, 2, 2, 24, 150, 26  # pixels; ZOOM is of each image's pixel
+__all__ = ["draw_blocks", "one_of_each_class", "read_test_images"]
+
+DPI, ZOOM, GAP, BETWEEN, LABEL, TITLE = 100, 2, 2, 24, 150, 26  # in pixels; ZOOM enlarges each image
 
 
-def one_of_each_class(labels: Tensor, each: int = 1) -> Tensor:
-    """Positions of the first ``each`` images of every class, class by class."""
-    return torch.cat([(labels == label).nonzero()[:each, 0] for label in labels.unique()])
+def read_test_images(recipe: RunConfig) -> tuple[Tensor, Tensor]:
+    """The recipe's test images, (N, C, H, W) uint8, and their labels, (N,)."""
+    test = load_images(recipe.data, "test", data_dir=recipe.data_dir or None)
+    assert isinstance(test, ImageSet) and test.labels is not None, "the figures' data sets fit in memory"
+    return test.images, test.labels
+
+
+def one_of_each_class(images: Tensor, labels: Tensor, each: int = 1) -> Tensor:
+    """The first ``each`` images of every class, class by class."""
+    return images[torch.cat([(labels == label).nonzero()[:each, 0] for label in labels.unique()])]
 
 
 def draw_blocks(path: Path, rows: Sequence[tuple[str, Sequence[Tensor]]], titles: Sequence[str]) -> None:

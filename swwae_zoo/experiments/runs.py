@@ -1,14 +1,13 @@
-"""Runs of an experiment: each is done once, goes on where it was stopped, and leaves one JSON record.
+"""Runs of an experiment: each is trained once, resumes where it was stopped, and leaves one JSON record.
 
-OUT/runs/NAME/seed0/             the run directory, as of `swwae train`
-OUT/runs/NAME/seed0-twin/        its lambda = 0 twin
-OUT/records/NAME-seed0.json      what came out of it; while it is there the run is not done again
+OUT/runs/NAME/seed0/             run directory, as of `swwae train`
+OUT/runs/NAME/seed0-twin/        run directory of its twin, with every lambda but lambda_nll at 0
+OUT/records/NAME-seed0.json      its result; while this file exists the run is not repeated
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,33 +17,32 @@ from swwae_zoo.training.rounds import MAY_CHANGE_ON_RESUME, runs_of, train_round
 from swwae_zoo.training.run_directory import RunDirectory
 from swwae_zoo.utils.files import atomic_write
 
-__all__ = ["Setting", "keep", "read_records", "rounds_of", "run_once", "write_all", "write_text"]
+__all__ = ["ExperimentSettings", "read_records", "rounds_of", "run_folder", "run_once", "write_records"]
 
-KEPT = ("val_error", "best_val_error", "test_error", "test_rec", "steps", "seconds")
+RESULTS = ("val_error", "best_val_error", "test_error", "test_rec", "steps", "seconds")
+PROVENANCE = ("command", "commit", "versions", "machine", "resumed")
 QUICK_STEPS = 20
 
 
 @dataclass(frozen=True)
-class Setting:
-    """What a call of `swwae reproduce` says beyond the recipes.
+class ExperimentSettings:
+    """What `swwae reproduce` sets for every recipe of a target.
 
-    out: folder of everything that is written.
-    rounds: of each row; None takes the recipe's.
-    quick: a few small steps, to see that all of it works; its figures mean nothing.
+    out: folder for everything that is written.
+    rounds: number of rounds of each row; None takes the recipe's.
+    quick: a few small steps, to check that everything runs; the figures mean nothing.
     device: as in recipes.
-    storage: address of the database that Optuna's studies lie in; "" for a file in ``out``.
-    search: choose lambda of each row on validation images first.
+    search: choose each row's lambda on validation images first.
     """
 
     out: Path
     rounds: int | None = None
     quick: bool = False
     device: str = "auto"
-    storage: str = ""
     search: bool = False
 
     def applied_to(self, config: RunConfig) -> RunConfig:
-        """The recipe as this call runs it."""
+        """The recipe with these settings."""
         config = replace(config, device=self.device, rounds=config.rounds if self.rounds is None else self.rounds)
         if not self.quick:
             return config
@@ -63,93 +61,82 @@ class Setting:
         )
 
 
-def rounds_of(config: RunConfig, name: str, setting: Setting, twin: bool) -> Iterator[tuple[RunConfig, bool]]:
-    """Every single run of a row, each with a folder of its own, and whether it is a twin."""
-    for run, is_twin in runs_of(setting.applied_to(replace(config, twin=twin))):
-        yield (
-            replace(run, out=str(setting.out / "runs" / name / f"seed{run.seed}{'-twin' if is_twin else ''}")),
-            is_twin,
-        )
+def rounds_of(config: RunConfig, settings: ExperimentSettings, twin: bool = False) -> list[tuple[RunConfig, bool]]:
+    """The recipe of each single run of a row, and whether it is a twin."""
+    return runs_of(replace(settings.applied_to(config), twin=twin))
 
 
-def run_once(config: RunConfig, name: str, setting: Setting, twin: bool = False, **also: Any) -> dict[str, Any]:
-    """Trains one run unless that is done, and gives its record.
+def run_folder(settings: ExperimentSettings, name: str, seed: int, twin: bool = False) -> Path:
+    """Run directory of one round of a row."""
+    return settings.out / "runs" / name / f"seed{seed}{'-twin' * twin}"
+
+
+def run_once(
+    config: RunConfig, name: str, settings: ExperimentSettings, twin: bool = False, **also: Any
+) -> dict[str, Any]:
+    """Trains one run unless that is done, and returns its record.
 
     Args:
-        config: one round, without a twin, with its folder.
+        config: recipe; one round of it, with its seed, is trained.
         name: of the row.
-        also: what else the record is to hold.
+        twin: whether the run is a twin; only its name depends on it.
+        also: further fields of the record.
 
     Returns:
-        "name", "seed", "twin", "lambda_rec", "lambda_middle", "lambda_l1", errors and time of `train_rounds`; command,
-        commit, versions and machine; under "recipe" every key.
+        "name", "seed", "twin", one "lambda_..." for each term but the NLL, errors and seconds of `train_rounds`,
+        command, commit, versions and machine, and under "recipe" every key.
 
     Raises:
-        ValueError: it was done or begun with another recipe, and what `train_rounds` raises.
+        ValueError: the run was done or begun with another recipe, and everything `train_rounds` raises.
     """
-    file = setting.out / "records" / f"{name}-{Path(config.out).name}.json"
+    folder = run_folder(settings, name, config.seed, twin)
+    config = replace(settings.applied_to(config), rounds=1, twin=False, out=str(folder))
+    file = settings.out / "records" / f"{name}-{folder.name}.json"
     if file.is_file():
         record = json.loads(file.read_text(encoding="utf-8"))
         _check_same(record["recipe"], config, file)
         return record
-    result = train_rounds(config, resume=(Path(config.out) / "config.toml").is_file())[0]
-    provenance = RunDirectory(config.out, resume=True).read_json("run.json") or {}
+    result = train_rounds(config, resume=(folder / "config.toml").is_file())[0]
+    provenance = RunDirectory(folder, resume=True).read_json("run.json") or {}
     record = {
         "name": name,
         "seed": config.seed,
         "twin": twin,
-        **{f"lambda_{name}": weight for name, weight in lambdas(config).items() if name != "nll"},
-        **{key: result[key] for key in KEPT},
+        **{f"lambda_{term}": weight for term, weight in lambdas(config).items() if term != "nll"},
+        **{key: result[key] for key in RESULTS},
         **also,
-        "quick": setting.quick,
-        **{
-            key: provenance.get(key)
-            for key in ("command", "commit", "versions", "machine", "resumed")
-            if key in provenance
-        },
+        "quick": settings.quick,
+        **{key: provenance[key] for key in PROVENANCE if key in provenance},
         "recipe": asdict(config),
     }
-    keep(record, setting)
+    _write_json(file, record)
     return record
 
 
-def keep(record: dict[str, Any], setting: Setting) -> None:
-    """Writes the record of a run that may have been done on another machine."""
-    twin = "-twin" if record["twin"] else ""
-    file = setting.out / "records" / f"{record['name']}-seed{record['seed']}{twin}.json"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(file) as part:
-        part.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-
-
-def read_records(setting: Setting, name: str = "") -> list[dict[str, Any]]:
-    """Records that lie in ``out``, of one row or of all, by name and seed."""
-    files = sorted((setting.out / "records").glob("*.json"))
+def read_records(settings: ExperimentSettings, name: str = "") -> list[dict[str, Any]]:
+    """Records in ``out``, of one row or of all, ordered by name and seed."""
+    files = (settings.out / "records").glob("*.json")
     records = [json.loads(file.read_text(encoding="utf-8")) for file in files]
-    return sorted(
-        (r for r in records if not name or r["name"] == name), key=lambda r: (r["name"], r["seed"], r["twin"])
-    )
+    return sorted((r for r in records if name in ("", r["name"])), key=lambda r: (r["name"], r["seed"], r["twin"]))
 
 
-def write_all(setting: Setting, target: str) -> None:
-    """All records as one file, OUT/TARGET.json, without paths of this machine."""
+def write_records(settings: ExperimentSettings, target: str) -> None:
+    """All records in one file, OUT/TARGET.json, without this machine's paths."""
     records = [
         {
             **record,
-            "command": str(record.get("command", "")).replace(str(setting.out), setting.out.name),
+            "command": str(record.get("command", "")).replace(str(settings.out), settings.out.name),
             "recipe": {k: v for k, v in record["recipe"].items() if k not in ("out", "init", "data_dir")},
         }
-        for record in read_records(setting)
+        for record in read_records(settings)
     ]
-    setting.out.mkdir(parents=True, exist_ok=True)
-    with atomic_write(setting.out / f"{target}.json") as part:
-        part.write_text(json.dumps(records, indent=2) + "\n", encoding="utf-8")
+    _write_json(settings.out / f"{target}.json", records)
 
 
-def write_text(setting: Setting, name: str, text: str) -> None:
-    setting.out.mkdir(parents=True, exist_ok=True)
-    with atomic_write(setting.out / name) as part:
-        part.write_text(text, encoding="utf-8")
+def _write_json(file: Path, content: Any) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(file) as part:
+        part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def _check_same(was: dict[str, Any], config: RunConfig, file: Path) -> None:

@@ -1,13 +1,13 @@
-"""How what and where answer to a shift of the image: the measurements of Figure 3, in numbers.
+"""How what and where respond to a shift of the image: the measurements of Figure 3.
 
-Shapes: N images, C planes of the top pool, S shifts.  Of a plane's where there is one for each window; the nets of
-Figure 3 have one window of 16x16, the whole map.
+Shapes: N images, C planes of the topmost pool, S shifts. A plane has a where for each window; the nets of Figure 3 have
+one window of 16x16, the whole map.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,8 +29,9 @@ class Response(NamedTuple):
 class Line(NamedTuple):
     """A straight line through where(shift) - where(0), of all active planes and images.
 
-    slope: measured, in units of where a pixel. ideal: of a where that moves as the image does. r2: share of the
-    variance that the line explains.
+    slope: measured, in units of the where per pixel.
+    ideal: the slope of a where that moves as the image does.
+    r2: share of the variance that the line explains.
     """
 
     slope: float
@@ -39,7 +40,7 @@ class Line(NamedTuple):
 
 
 def shifted(images: Tensor, right: int, down: int) -> Tensor:
-    """(N, C, H, W) moved by whole pixels, zeros coming in."""
+    """Images (N, C, H, W) moved by whole pixels and padded with zeros."""
     moved = torch.zeros_like(images)
     height, width = images.shape[-2:]
     moved[..., max(down, 0) : height + min(down, 0), max(right, 0) : width + min(right, 0)] = images[
@@ -57,28 +58,29 @@ def respond(saved: Saved, images: Tensor, axis: str) -> Response:
         axis: "x", to the right, or "y", down.
     """
     whats, wheres = [], []
+    model: Any = saved.model
     for shift in SHIFTS:
         prepared = shifted(saved.prepare(images), *((shift, 0) if axis == "x" else (0, shift)))
-        parts = [saved.model.forward_encoder(part) for part in prepared.split(250)]
+        parts = [model.forward_encoder(part) for part in prepared.split(250)]
         whats.append(torch.cat([part.whats[-1] for part in parts]).flatten(1))
         places = torch.cat([part.switches[-1] for part in parts])
         wheres.append(
             places.permute(0, 1, 3, 4, 2).flatten(1, 3)
             if places.ndim == 5
-            else coordinates(places, saved.model.stages[-1].pool_size)
+            else coordinates(places, model.stages[-1].pool_size)
         )
     return Response(torch.stack(whats).float(), torch.stack(wheres).float())
 
 
 def coordinates(where: Tensor, window: int) -> Tensor:
-    """Hard switches (N, C, h, w) as soft ones are given: (N, C*h*w, 2), x before y, -1 to 1 over the window."""
+    """Hard switches (N, C, h, w) in the form of soft ones: (N, C*h*w, 2), x before y, -1 to 1 over the window."""
     place = where.flatten(1).long()
     return torch.stack((place % window, place // window), -1).float() * (2 / (window - 1)) - 1
 
 
 def active(response: Response, share: float = 0.1) -> Tensor:
-    """(N, C): planes whose what is at least this share of the image's largest at every shift; elsewhere there is
-    nothing that could have a place."""
+    """(N, C): planes whose what is at least this share of the image's largest at every shift; elsewhere the where
+    means nothing."""
     return (response.what >= share * response.what.amax(-1, keepdim=True)).all(0) & (response.what > 0).all(0)
 
 
@@ -86,7 +88,7 @@ def line(response: Response, along: int, pixels: float, moves: bool = True) -> L
     """The line through the coordinate ``along`` (0 for x, 1 for y).
 
     Args:
-        pixels: of the image, that the window is wide from its first position to its last.
+        pixels: width of the window in pixels of the image, from its first position to its last.
         moves: whether the images were moved along this coordinate: if not, the ideal is 0.
     """
     where = response.where[..., along]

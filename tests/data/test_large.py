@@ -1,7 +1,6 @@
 """Sets that fit in no memory: an order without an array, stores read ahead, Tiny Images, exclusions, copies."""
 
 import json
-import os
 import time
 import tracemalloc
 
@@ -54,13 +53,14 @@ def test_permutations_differ_and_mix():
     assert counts.min() > 60 and counts.max() < 145
 
 
-def test_the_whole_set_without_an_array():
+@pytest.mark.parametrize("batches", [50, pytest.param(TINY // 4096, marks=pytest.mark.slow)])
+def test_the_whole_set_without_an_array(batches):
     tracemalloc.start()
     stream = IndexStream(TINY, 4096, seed=3)
-    seen = np.zeros(TINY, dtype=np.bool_) if os.environ.get("SWWAE_SLOW") else None
+    seen = np.zeros(TINY, dtype=np.bool_) if batches == TINY // 4096 else None
     tracemalloc.reset_peak()
     before = tracemalloc.get_traced_memory()[0]
-    for _ in range(TINY // 4096 if seen is not None else 50):
+    for _ in range(batches):
         index = stream.next()
         assert int(index.min()) >= 0 and int(index.max()) < TINY and len(index.unique()) == 4096
         if seen is not None:

@@ -1,4 +1,4 @@
-"""`swwae reproduce`: each run is done once, goes on where it was stopped, and stands in the table beside the paper's figure."""
+"""`swwae reproduce`: each run is trained once, resumes where it was stopped, and appears beside the paper's figure."""
 
 import json
 import os
@@ -22,11 +22,12 @@ from typer.testing import CliRunner
 from swwae_zoo.cli.main import app
 from swwae_zoo.config import RunConfig, read_recipe, to_toml
 from swwae_zoo.experiments import figure2, figure3, figure5, runs, shifts, tables
+from swwae_zoo.experiments.paper import TABLES, PaperTable, TableRow
 from swwae_zoo.experiments.reproduce import reproduce
-from swwae_zoo.experiments.rows import TABLES, Row, Table
-from swwae_zoo.experiments.runs import Setting, read_records, rounds_of, run_once
+from swwae_zoo.experiments.runs import ExperimentSettings, read_records, run_once
 from swwae_zoo.experiments.shifts import SHIFTS, Response
 from swwae_zoo.layers.pooling import soft_pool2d, switch_pool2d
+from swwae_zoo.training.signals import Stopped
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 TINY = {"notation": "(4)3c-2p-(4)3c-2p-10fc", "img_size": 32}
@@ -62,10 +63,10 @@ def table5(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, recipe: RunConfig = 
     path = tmp_path / "small.toml"
     path.write_text(to_toml(recipe))
     rows = (
-        Row("small", "small nets", str(path), 8.71, 0.34, twin=True, **row),
-        Row("other", "another", str(path), 3.31),
+        TableRow("small", "small nets", str(path), 8.71, 0.34, twin=True, **row),
+        TableRow("other", "another", str(path), 3.31),
     )
-    monkeypatch.setitem(TABLES, "table5", Table("Table 5", "test_error", False, rows))
+    monkeypatch.setitem(TABLES, "table5", PaperTable("Table 5", "test_error", False, rows))
 
 
 def cells(out: Path, label: str, page: str = "table5.md") -> list[str]:
@@ -80,21 +81,21 @@ def test_runs_are_done_once_and_stand_beside_the_papers_figure(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, trained: Counter
 ) -> None:
     table5(monkeypatch, tmp_path)
-    setting = Setting(tmp_path / "out", device="cpu")
-    reproduce("table5", setting, "small")
+    settings = ExperimentSettings(tmp_path / "out", device="cpu")
+    reproduce("table5", settings, "small")
     assert trained == {f"small/seed{seed}{twin}": 1 for seed in (0, 1) for twin in ("", "-twin")}
 
-    records = json.loads((setting.out / "table5.json").read_text())
+    records = json.loads((settings.out / "table5.json").read_text())
     errors = {twin: [r["test_error"] for r in records if r["twin"] == twin] for twin in (False, True)}
     mean, spread, convnet = (
         statistics.mean(errors[False]),
         statistics.stdev(errors[False]),
         statistics.mean(errors[True]),
     )
-    row = cells(setting.out, "small nets")
+    row = cells(settings.out, "small nets")
     assert row[1:4] == ["8.71 ± 0.34", f"{mean:.2f} ± {spread:.2f}", "2"]
     assert row[5].startswith(f"{convnet:.2f} ± ") and row[6] == f"{convnet - mean:+.2f}"
-    assert cells(setting.out, "another")[1:4] == ["3.31", "not run here", ""]
+    assert cells(settings.out, "another")[1:4] == ["3.31", "not run here", ""]
     for record in records:
         assert {
             "seed",
@@ -110,28 +111,28 @@ def test_runs_are_done_once_and_stand_beside_the_papers_figure(
         assert not {"out", "data_dir"} & record["recipe"].keys() and str(tmp_path) not in record["command"]
     assert {r["lambda_rec"] for r in records if r["twin"]} == {0.0}
 
-    reproduce("table5", setting, "sm*")
-    reproduce("table5", replace(setting, rounds=1), "small")
+    reproduce("table5", settings, "sm*")
+    reproduce("table5", replace(settings, rounds=1), "small")
     assert sum(trained.values()) == 4
-    reproduce("table5", replace(setting, rounds=3), "small")
+    reproduce("table5", replace(settings, rounds=3), "small")
     assert sum(trained.values()) == 6 and trained["small/seed2"] == 1
 
 
 def test_a_record_of_another_recipe_does_not_pass_for_this_ones(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    setting = Setting(tmp_path / "out", rounds=1, device="cpu")
-    run, _ = next(rounds_of(BASE, "row", setting, twin=False))
-    run_once(run, "row", setting)
+    settings = ExperimentSettings(tmp_path / "out", rounds=1, device="cpu")
+    run_once(BASE, "row", settings)
     with pytest.raises(ValueError, match=r"is of a run with lr = 0.01, got 0.1: give another --out") as caught:
-        run_once(replace(run, lr=0.1), "row", setting)
+        run_once(replace(BASE, lr=0.1), "row", settings)
     assert "\n" not in str(caught.value)
 
 
 INTERRUPTED = """
 from swwae_zoo.cli.main import app
-from swwae_zoo.experiments.rows import TABLES, Row, Table
-TABLES["table5"] = Table("Table 5", "test_error", False, (Row("small", "small nets", RECIPE, 8.71, twin=True),))
+from swwae_zoo.experiments.paper import TABLES, PaperTable, TableRow
+row = TableRow("small", "small nets", RECIPE, 8.71, twin=True)
+TABLES["table5"] = PaperTable("Table 5", "test_error", False, (row,))
 sys.argv = ["swwae", "reproduce", "table5", "--out", OUT, "--device", "cpu"]
 app()
 """
@@ -153,16 +154,16 @@ def test_ctrl_c_and_the_same_command_again(
     assert process.exitcode == 130
     assert (tmp_path / "stderr").read_text().splitlines()[
         -1
-    ] == f"stopped; {out} holds what is done, and the same command goes on from there"
+    ] == f"stopped; {out} holds what is done; the same command resumes it"
     assert not (out / "records").exists()
-    reproduce("table5", Setting(out, device="cpu"), "small")
-    reproduce("table5", Setting(whole, device="cpu"), "small")
+    reproduce("table5", ExperimentSettings(out, device="cpu"), "small")
+    reproduce("table5", ExperimentSettings(whole, device="cpu"), "small")
     ours, theirs = (
-        [{k: r[k] for k in ("val_error", "test_error", "test_rec")} for r in read_records(Setting(folder))]
+        [{k: r[k] for k in ("val_error", "test_error", "test_rec")} for r in read_records(ExperimentSettings(folder))]
         for folder in (out, whole)
     )
     assert ours == theirs and len(ours) == 2
-    assert read_records(Setting(out))[0]["resumed"], "it went on, and began no new run"
+    assert read_records(ExperimentSettings(out))[0]["resumed"], "it went on, and began no new run"
 
 
 def test_rivals_start_from_one_unsupervised_run_of_their_seed(
@@ -175,11 +176,13 @@ def test_rivals_start_from_one_unsupervised_run_of_their_seed(
         "free": plain,
     }
     monkeypatch.setattr(tables, "read_recipe", recipes.__getitem__)
-    rows = tuple(Row(name, name, name, None, pretrain="unsup") for name in ("frozen", "free"))
-    monkeypatch.setitem(TABLES, "table4", Table("Table 4", "val_error", False, rows))
-    reproduce("table4", Setting(tmp_path / "out", device="cpu"))
+    rows = tuple(TableRow(name, name, name, None, pretrain="unsup") for name in ("frozen", "free"))
+    monkeypatch.setitem(TABLES, "table4", PaperTable("Table 4", "val_error", False, rows))
+    reproduce("table4", ExperimentSettings(tmp_path / "out", device="cpu"))
     assert trained == {f"{name}/seed{seed}": 1 for name in recipes for seed in (0, 1)}
-    inits = {r["name"]: r["recipe"]["init"] for r in read_records(Setting(tmp_path / "out")) if r["seed"] == 1}
+    inits = {
+        r["name"]: r["recipe"]["init"] for r in read_records(ExperimentSettings(tmp_path / "out")) if r["seed"] == 1
+    }
     assert inits["frozen"] == inits["free"] != ""
 
 
@@ -223,64 +226,38 @@ def test_lambda_is_the_one_with_the_lowest_validation_error(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, trained: Counter
 ) -> None:
     table5(monkeypatch, tmp_path, replace(BASE, num_val=0, lambda_rec=2.0, lambda_middle=1.0, rounds=1), search_val=60)
-    setting = Setting(tmp_path / "out", device="cpu", search=True)
-    reproduce("table5", setting, "small")
-    tried = [r for r in read_records(setting) if r["name"].startswith("small-search")]
+    settings = ExperimentSettings(tmp_path / "out", device="cpu", search=True)
+    reproduce("table5", settings, "small")
+    tried = [r for r in read_records(settings) if r["name"].startswith("small-search")]
     assert sorted(r["lambda_rec"] for r in tried) == [0.2, 0.6, 2.0, 6.0]
     assert all(r["recipe"]["num_val"] == 60 and r["lambda_rec"] == 2 * r["lambda_middle"] for r in tried)
     best = min(tried, key=lambda r: r["val_error"])
-    ours = next(r for r in read_records(setting, "small") if not r["twin"])
+    ours = next(r for r in read_records(settings, "small") if not r["twin"])
     assert ours["lambda_rec"] == best["lambda_rec"] and ours["recipe"]["num_val"] == 0
     before = sum(trained.values())
-    reproduce("table5", setting, "small")
+    reproduce("table5", settings, "small")
     assert sum(trained.values()) == before == 6
 
 
-WORKER = """
-import time
-from pathlib import Path
-from swwae_zoo.experiments import study
-from swwae_zoo.experiments.runs import Setting
-study.HEARTBEAT, study.GRACE, study.POLL = 1, 12, 0.05
-def evaluate(point):
-    name = Path(OUT) / f"{point['lambda_rec']:g}-{NAME}-{time.monotonic_ns()}"
-    name.touch()
-    if NAME == "dying":
-        time.sleep(600)
-    time.sleep(0.2)
-    return {"val_error": abs(point["lambda_rec"] - 3), "by": NAME}
-while not (Path(OUT) / "go").exists():
-    (Path(OUT) / f"ready-{NAME}").touch()
-    time.sleep(0.01)
-found = study.search("one", [{"lambda_rec": float(i)} for i in range(8)], evaluate, Setting(Path(OUT)))
-assert [f["val_error"] for f in found] == [3, 2, 1, 0, 1, 2, 3, 4]
-"""
+def test_an_interrupted_search_repeats_only_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, trained: Counter
+) -> None:
+    table5(monkeypatch, tmp_path, replace(BASE, num_val=0, rounds=1), search_val=60)
+    settings = ExperimentSettings(tmp_path / "out", device="cpu", search=True)
+    count, interrupted = runs.train_rounds, []
 
+    def third_is_interrupted(config: RunConfig, resume: bool = False) -> Any:
+        if sum(trained.values()) == 2 and not interrupted:
+            interrupted.append(config.lambda_rec)
+            raise Stopped("stopped", signal.SIGINT)
+        return count(config, resume=resume)
 
-def test_two_workers_share_a_study_and_a_dead_ones_trial_is_taken_up(tmp_path: Path, child: Callable[..., Any]) -> None:
-    def begin(*names: str) -> list[Any]:
-        (tmp_path / "go").unlink(missing_ok=True)
-        processes = [child(WORKER, NAME=name, OUT=str(tmp_path)) for name in names]
-        end = time.monotonic() + 60
-        while not all((tmp_path / f"ready-{name}").exists() for name in names):
-            assert time.monotonic() < end
-            time.sleep(0.01)
-        (tmp_path / "go").touch()
-        return processes
-
-    (dying,) = begin("dying")
-    end = time.monotonic() + 60
-    while not list(tmp_path.glob("*-dying-*")):
-        assert time.monotonic() < end, (tmp_path / "stderr").read_text()
-        time.sleep(0.01)
-    dying.kill()
-    lost = next(tmp_path.glob("*-dying-*")).name.partition("-")[0]
-    for process in begin("a", "b"):
-        process.join(120)
-        assert process.exitcode == 0, (tmp_path / "stderr").read_text()
-    done = Counter(path.name.split("-")[0] for path in tmp_path.glob("*-[ab]-*"))
-    assert done == {str(i): 1 for i in range(8)} and lost in done
-    assert {path.name.split("-")[1] for path in tmp_path.glob("*-[ab]-*")} == {"a", "b"}
+    monkeypatch.setattr(runs, "train_rounds", third_is_interrupted)
+    with pytest.raises(Stopped, match="the same command resumes it"):
+        reproduce("table5", settings, "small")
+    assert interrupted == [1.0] and {r["lambda_rec"] for r in read_records(settings)} == {0.1, 0.3}
+    reproduce("table5", settings, "small")
+    assert len(trained) == 6 and set(trained.values()) == {1}
 
 
 # --- data sets that are published in formats of their own ------------------------------------------------
@@ -309,20 +286,20 @@ def test_stl10s_folds_each_take_their_own_lambda(monkeypatch: pytest.MonkeyPatch
     recipe = small("table2", tmp_path, num_val=10, steps=1, epochs=0, warmup_steps=0, batch_size=4, labeled_batch=4)
     row = TABLES["table2"].rows[0]._replace(recipe=recipe, folds=("stl10:fold=0", "stl10:fold=9"))
     monkeypatch.setitem(TABLES, "table2", TABLES["table2"]._replace(rows=(row,)))
-    setting = Setting(tmp_path / "out", device="cpu")
-    reproduce("table2", setting)
-    trials = [r for r in read_records(setting) if "-rec" in r["name"]]
+    settings = ExperimentSettings(tmp_path / "out", device="cpu")
+    reproduce("table2", settings)
+    trials = [r for r in read_records(settings) if "-rec" in r["name"]]
     assert Counter(r["recipe"]["data"] for r in trials) == {"stl10:fold=0": 4, "stl10:fold=9": 4}
     best = [
         min((r for r in trials if r["recipe"]["data"] == fold), key=lambda r: r["val_error"])["test_error"]
         for fold in row.folds
     ]
-    assert cells(setting.out, "SWWAE", "table2.md")[1:4] == [
+    assert cells(settings.out, "SWWAE", "table2.md")[1:4] == [
         "74.33",
         f"{100 - statistics.mean(best):.2f} ± {statistics.stdev(best):.2f}",
         "2",
     ]
-    assert len([r for r in read_records(setting) if r["twin"]]) == 2
+    assert len([r for r in read_records(settings) if r["twin"]]) == 2
 
 
 def test_svhn_and_cifar_rows_run_on_published_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -342,8 +319,8 @@ def test_svhn_and_cifar_rows_run_on_published_files(monkeypatch: pytest.MonkeyPa
         recipe = small(row.recipe, tmp_path, **(keys | ({"num_labels": 100} if target == "table1" else {})))
         monkeypatch.setitem(TABLES, target, TABLES[target]._replace(rows=(row._replace(recipe=recipe),)))
         out = tmp_path / target
-        reproduce(target, Setting(out, device="cpu"))
-        assert [r["twin"] for r in read_records(Setting(out))] == [False, True]
+        reproduce(target, ExperimentSettings(out, device="cpu"))
+        assert [r["twin"] for r in read_records(ExperimentSettings(out))] == [False, True]
         assert float(cells(out, row.label, f"{target}.md")[2]) > 0
 
 
@@ -367,9 +344,9 @@ def test_figure2_has_a_number_and_a_row_of_pictures_for_each_window(
         rounds=1,
     )
     monkeypatch.setattr(figure2, "read_recipe", lambda name: recipe)
-    setting = Setting(tmp_path, device="cpu")
+    settings = ExperimentSettings(tmp_path, device="cpu")
     for _ in range(2):
-        reproduce("fig2", setting)
+        reproduce("fig2", settings)
     assert len(trained) == 8 and set(trained.values()) == {1}
     errors = {r["name"]: r["test_rec"] for r in json.loads((tmp_path / "fig2.json").read_text())}
     for window in (2, 4, 8, 16):
@@ -392,7 +369,7 @@ def test_figures_3_and_4_share_their_nets(monkeypatch: pytest.MonkeyPatch, tmp_p
     )
     monkeypatch.setattr(figure3, "read_recipe", lambda name: recipe)
     for target in ("fig3", "fig4"):
-        reproduce(target, Setting(tmp_path, device="cpu"))
+        reproduce(target, ExperimentSettings(tmp_path, device="cpu"))
     assert trained == {"soft/seed0": 1, "hard/seed0": 1}
     for name in ("fig3-soft", "fig3-hard", "fig4-soft", "fig4-hard"):
         assert_shows_something(tmp_path / f"{name}.png")
@@ -434,11 +411,11 @@ def test_images_move_and_zeros_come_in() -> None:
 
 def test_figure5_draws_a_curve_over_lambda(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, trained: Counter) -> None:
     monkeypatch.setattr(figure5, "read_recipe", lambda name: replace(BASE, lambda_rec=1.0))
-    monkeypatch.setattr(figure5, "GRIDS", {"mnist": (0.0, 1.0), "svhn": (0.0,)})
+    monkeypatch.setattr(figure5, "LAMBDAS", {"mnist": (0.0, 1.0), "svhn": (0.0,)})
     for _ in range(2):
-        reproduce("fig5", Setting(tmp_path, device="cpu"), "mnist-100")
+        reproduce("fig5", ExperimentSettings(tmp_path, device="cpu"), "mnist-100")
     assert sum(trained.values()) == 4
-    found = {(r["lambda_rec"], r["seed"]): r["val_error"] for r in read_records(Setting(tmp_path))}
+    found = {(r["lambda_rec"], r["seed"]): r["val_error"] for r in read_records(ExperimentSettings(tmp_path))}
     text = (tmp_path / "fig5.md").read_text()
     for value in (0.0, 1.0):
         errors = [found[value, 0], found[value, 1]]

@@ -277,7 +277,7 @@ def test_bf16(tmp_path: Path) -> None:
     assert {value.dtype for value in weights} == {torch.float32}
 
 
-@pytest.mark.skipif(not os.environ.get("SWWAE_SLOW"), reason="a minute of compilation; SWWAE_SLOW=1 runs it")
+@pytest.mark.slow  # a minute of compilation
 def test_compiled_steps_learn_the_same(tmp_path: Path) -> None:
     torch._dynamo.reset()
     a, b = (trainer(replace(BASE, compile=compiled), tmp_path) for compiled in (False, True))

@@ -137,7 +137,7 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="fi
 
 
 @needs_proc
-@pytest.mark.skipif(not os.environ.get("SWWAE_SLOW"), reason="starts torchrun twice; SWWAE_SLOW=1 runs it")
+@pytest.mark.slow  # starts torchrun twice
 def test_a_killed_process_is_started_again_and_goes_on(tmp_path: Path, unbroken: Path) -> None:
     """With dropout, whose random numbers each process draws for itself, the weights are equal bit for bit."""
     recipe = replace(LONG, out=str(tmp_path / "run"))
@@ -150,7 +150,7 @@ def test_a_killed_process_is_started_again_and_goes_on(tmp_path: Path, unbroken:
 
 
 @needs_proc
-@pytest.mark.skipif(not os.environ.get("SWWAE_SLOW"), reason="starts torchrun three times; SWWAE_SLOW=1 runs it")
+@pytest.mark.slow  # starts torchrun three times
 def test_a_killed_process_ends_the_job_in_time_and_a_signal_saves_it(tmp_path: Path, unbroken: Path) -> None:
     recipe = replace(LONG, out=str(tmp_path / "run"))
     process = start(recipe)

@@ -1,22 +1,28 @@
-"""The rows of the paper's tables: which recipe makes each, and the paper's figure.
+"""The paper's tables: the recipe of each row and the paper's own figure. No torch, so that --help answers at once.
 
-Figures are in %.  Tables 2 and 3 give accuracies, the others errors.
+Figures are in %. Tables 2 and 3 give accuracies, the others errors.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["TABLES", "Row", "Table"]
+__all__ = ["TABLES", "TARGETS", "PaperTable", "TableRow", "default_folder"]
 
 LABELS = (100, 600, 1000, 3000)
 
 
-class Row(NamedTuple):
-    """key: as `--rows` takes it. paper, spread: the paper's mean and standard deviation (None where there is none).
-    convnet: the paper's figure for the same net without reconstruction. twin: whether ours is trained beside it.
-    pretrain: recipe of the unsupervised run it starts from. folds: data set of each, every one with a lambda of its own.
-    search_val: validation images that lambda is chosen on where the row itself holds out none.
+class TableRow(NamedTuple):
+    """One row of a table.
+
+    key: name of the row, as `--rows` takes it.
+    paper, spread: the paper's mean and standard deviation (None where it gives none).
+    convnet: the paper's figure for the same net without reconstruction.
+    twin: whether the same net without reconstruction is trained as well.
+    pretrain: recipe of the unsupervised run that it starts from.
+    folds: data sets, each with a lambda of its own.
+    search_val: validation images that lambda is chosen on if the row holds out none.
     """
 
     key: str
@@ -31,17 +37,17 @@ class Row(NamedTuple):
     search_val: int = 0
 
 
-class Table(NamedTuple):
-    """measure: the result that is reported. accuracy: report 100 less it."""
+class PaperTable(NamedTuple):
+    """measure: the result that is reported. accuracy: report 100 minus it."""
 
     title: str
     measure: str
     accuracy: bool
-    rows: tuple[Row, ...]
+    rows: tuple[TableRow, ...]
     note: str = ""
 
 
-def _table4() -> Table:
+def _table4() -> PaperTable:
     figures = {
         "swwae": ("SWWAE", ((10.66, 0.55), (4.35, 0.30), (3.17, 0.17), (2.13, 0.10))),
         "dropconv": ("dropout on convolution", ((14.23, 0.94), (4.70, 0.38), (3.37, 0.11), (2.08, 0.10))),
@@ -51,7 +57,7 @@ def _table4() -> Table:
         "nol2m": ("noL2M", ((12.41, 1.95), (4.63, 0.24), (3.15, 0.22), (2.08, 0.18))),
     }
     rows = tuple(
-        Row(
+        TableRow(
             f"{key}-{labels}",
             f"{label}, N = {labels}",
             f"table4_{key}_{labels}",
@@ -60,20 +66,20 @@ def _table4() -> Table:
             twin=key in ("swwae", "nol2m"),
             pretrain="table4_unsup" if key in ("sfx", "pretr") else "",
         )
-        for labels_index, labels in enumerate(LABELS)
+        for i, labels in enumerate(LABELS)
         for key, (label, all_figures) in figures.items()
-        for paper, spread in [all_figures[labels_index]]
+        for paper, spread in [all_figures[i]]
     )
-    return Table("Table 4: MNIST, rival regularisers, validation error", "val_error", False, rows)
+    return PaperTable("Table 4: MNIST, rival regularisers, validation error", "val_error", False, rows)
 
 
-def _table5() -> Table:
+def _table5() -> PaperTable:
     figures = {
         "nodrop": ("SWWAE without dropout", ((9.17, 0.11), (4.16, 0.11), (3.39, 0.01), (2.50, 0.01))),
         "drop": ("SWWAE with dropout", ((8.71, 0.34), (3.31, 0.40), (2.83, 0.10), (2.10, 0.22))),
     }
     rows = tuple(
-        Row(
+        TableRow(
             f"{key}-{labels}",
             f"{label}, N = {labels}",
             f"table5_{key}_{labels}",
@@ -84,25 +90,25 @@ def _table5() -> Table:
         for i, labels in enumerate(LABELS)
         for key, (label, all_figures) in figures.items()
     )
-    return Table("Table 5: MNIST, test error", "test_error", False, rows)
+    return PaperTable("Table 5: MNIST, test error", "test_error", False, rows)
 
 
 TABLES = {
-    "table1": Table(
+    "table1": PaperTable(
         "Table 1: SVHN, 1,000 labels, test error",
         "test_error",
         False,
         (
-            Row("nodrop", "SWWAE without dropout (λ 0.8)", "table1_nodrop", 27.83, twin=True),
-            Row("drop", "SWWAE with dropout (λ 0.4)", "table1_drop", 23.56, twin=True),
+            TableRow("nodrop", "SWWAE without dropout (λ 0.8)", "table1_nodrop", 27.83, twin=True),
+            TableRow("drop", "SWWAE with dropout (λ 0.4)", "table1_drop", 23.56, twin=True),
         ),
     ),
-    "table2": Table(
+    "table2": PaperTable(
         "Table 2: STL-10, test accuracy over the ten folds",
         "test_error",
         True,
         (
-            Row(
+            TableRow(
                 "swwae",
                 "SWWAE",
                 "table2",
@@ -114,27 +120,35 @@ TABLES = {
         ),
         "λ of each fold is chosen on images held out of it; the model chosen predicts the test set. ± is over folds.",
     ),
-    "table3": Table(
+    "table3": PaperTable(
         "Table 3: CIFAR, test accuracy",
         "test_error",
         True,
         (
-            Row("cifar10", "SWWAE, CIFAR-10", "table3_cifar10", 92.23, convnet=91.33, twin=True, search_val=5000),
-            Row("cifar100", "SWWAE, CIFAR-100", "table3_cifar100", 69.12, convnet=67.50, twin=True, search_val=5000),
+            TableRow("cifar10", "SWWAE, CIFAR-10", "table3_cifar10", 92.23, convnet=91.33, twin=True, search_val=5000),
+            TableRow(
+                "cifar100", "SWWAE, CIFAR-100", "table3_cifar100", 69.12, convnet=67.50, twin=True, search_val=5000
+            ),
         ),
     ),
     "table4": _table4(),
     "table5": _table5(),
-    "mnist_full": Table(
+    "mnist_full": PaperTable(
         "MNIST, all labels, test error",
         "test_error",
         False,
-        (Row("swwae", "SWWAE", "mnist_full", 0.71, convnet=0.76, twin=True, search_val=5000),),
+        (TableRow("swwae", "SWWAE", "mnist_full", 0.71, convnet=0.76, twin=True, search_val=5000),),
     ),
-    "svhn_full": Table(
+    "svhn_full": PaperTable(
         "SVHN, all labels, test error",
         "test_error",
         False,
-        (Row("swwae", "SWWAE", "svhn_full", 4.94, convnet=5.89, twin=True, search_val=5000),),
+        (TableRow("swwae", "SWWAE", "svhn_full", 4.94, convnet=5.89, twin=True, search_val=5000),),
     ),
 }
+TARGETS = ("fig2", "fig3", "fig4", "fig5", *TABLES)
+
+
+def default_folder(target: str, quick: bool) -> Path:
+    """Folder of a target's runs if --out is not given; Figure 4 shows the nets of Figure 3."""
+    return Path("runs") / ("reproduce-quick" if quick else "reproduce") / {"fig4": "fig3"}.get(target, target)

@@ -60,20 +60,20 @@ def describe(model: SWWAE, img_size: int | tuple[int, int] | None = None) -> lis
             hook.remove()
 
     rows: list[Row] = []
-    for m, stage in enumerate(model.decoder.stages):
+    for m, stage in enumerate(model.stages):
         rows += under(layers, f"stages.{m}.")
-        if stage.pool_size is not None:
-            text = f"{stage.pool} pool {stage.pool_size}x{stage.pool_size}"
+        if stage.pool is not None:
+            text = f"{stage.pool.name} pool {stage.pool_size}x{stage.pool_size}"
             to = f"where {m} -> decoder.stages.{m}"
             rows.append(Row("encoder", f"stages.{m}.pool", text, tuple(encoding.whats[m].shape[1:]), 0, 0, to))
     rows += under(layers, "head.")
     assert model.num_classes == 0 or rows[-1].shape == tuple(logits.shape[1:])
     for m, stage in reversed(list(enumerate(model.decoder.stages))):
-        if stage.pool_size is not None:
-            kind = "upsample" if stage.unpool == "upsample" else f"{stage.pool} unpool"
+        if stage.pool is not None:
+            kind = f"{stage.pool.name} unpool" if stage.pool.has_where else stage.pool.name
             chs = encoding.whats[m].shape[1]
-            origin = "" if stage.unpool == "upsample" else f"where {m} <- stages.{m}"
-            text = f"{kind} {stage.pool_size}x{stage.pool_size}"
+            origin = f"where {m} <- stages.{m}" if stage.pool.has_where else ""
+            text = f"{kind} {stage.pool.kernel_size}x{stage.pool.kernel_size}"
             rows.append(Row("decoder", f"decoder.stages.{m}.unpool", text, (chs, *encoding.sizes[m]), 0, 0, origin))
         rows += under(layers, f"decoder.stages.{m}.")
     assert rows[-1].shape == tuple(decoding.reconstruction.shape[1:])

@@ -22,6 +22,7 @@ from swwae_zoo.hub.config import (
     MAX_CHANS,
     MAX_CLASSES,
     MAX_SIDE,
+    Rule,
     either,
     flag,
     listed,
@@ -31,9 +32,10 @@ from swwae_zoo.hub.config import (
     whole,
 )
 from swwae_zoo.layers.classifier import GLOBAL_POOLS, Head
+from swwae_zoo.layers.pool import pool_names, unpool_names
 from swwae_zoo.models import _notation as paper
 from swwae_zoo.models._base import SWWAE, Encoding, pair_of
-from swwae_zoo.models._decoder import POOLS, UNPOOLS, MirroredDecoder
+from swwae_zoo.models._decoder import MirroredDecoder
 from swwae_zoo.models._encoder import EncoderStage
 from swwae_zoo.models._image_channels import fit_image_channels
 from swwae_zoo.models._pretrained import resolve, with_weights
@@ -70,7 +72,7 @@ class NotationSWWAE(SWWAE):
         in_chans: channels of the images, and of the reconstruction.
         img_size: (H, W) the flattening classifier is built for; the encoder and the decoder take any size.
         global_pool: "flatten" as in the paper, or one of timm's ("avg", ...) for a classifier of any size.
-        pool: "hard" (max and its switch) or "soft" (eq. 3, 4).
+        pool: "hard" (max and its switch), "soft" (eq. 3, 4), or another kind that `register_pool` was given.
         beta: sharpness of the soft pool; the paper's value is 100.
         unpool: "switch", or "upsample" (every position gets the what: the ablation of Figure 2).
         batch_norm: batch norm after every convolution, in the encoder and the decoder.
@@ -116,7 +118,7 @@ class NotationSWWAE(SWWAE):
         self.grad_checkpointing = False
         self._traits = {"fixed_input_size": global_pool == "flatten"}
 
-        decoder = MirroredDecoder(stages, pool, unpool, batch_norm, **dd)
+        decoder = MirroredDecoder(stages, pool, unpool, batch_norm, beta, **dd)
         self.stages = nn.Sequential(
             *(
                 EncoderStage(s, pool, beta, batch_norm, drop_conv_rate, is_input=m == 0, **dd)
@@ -185,11 +187,7 @@ class NotationSWWAE(SWWAE):
         """The encoding with every where at the middle of its window."""
         return encoding._replace(
             switches=tuple(
-                None
-                if where is None
-                else torch.zeros_like(where)
-                if where.dtype != torch.uint8
-                else torch.full_like(where, (stage.pool_size // 2) * (stage.pool_size + 1))
+                None if where is None else stage.pool.centre(where)
                 for where, stage in zip(encoding.switches, self.stages, strict=False)
             )
         )
@@ -354,9 +352,15 @@ SWWAE_ARGS = {
     "in_chans": whole(1, MAX_CHANS),
     "img_size": either(whole(1, MAX_SIDE), listed(whole(1, MAX_SIDE), 2, 2)),
     "global_pool": one_of(*GLOBAL_POOLS),
-    "pool": one_of(*POOLS),
+    "pool": Rule(
+        lambda value: isinstance(value, str) and value in pool_names(),
+        "a registered kind of pool, such as 'hard' or 'soft'",
+    ),
     "beta": number(0, 1e6),
-    "unpool": one_of(*UNPOOLS),
+    "unpool": Rule(
+        lambda value: isinstance(value, str) and value in unpool_names(),
+        "'switch', or a registered kind without a where, such as 'upsample'",
+    ),
     "batch_norm": flag(),
     "drop_rate": number(0, 1),
     "drop_conv_rate": number(0, 1),

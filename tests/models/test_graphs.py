@@ -86,7 +86,7 @@ def test_torchscript(args):
     model = create(args)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch is giving TorchScript up
-        if model.stages[0].is_soft:
+        if model.stages[0].pool.name == "soft":
             assert torch.equal(torch.jit.trace(model, IMAGES)(IMAGES), model(IMAGES))
             return
         scripted = torch.jit.script(model)

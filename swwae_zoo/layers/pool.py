@@ -58,7 +58,7 @@ class Pool:
         raise NotImplementedError
 
     def what_only(self) -> nn.Module:
-        """Module that maps x to the what alone, at the plain convnet's cost; one that TorchScript compiles, if possible."""
+        """Module x -> what alone, at the plain convnet's cost; if possible, one that TorchScript compiles."""
         return WhatOnly(self)
 
     def __repr__(self) -> str:

@@ -1,7 +1,7 @@
 """The mirrored decoder ("Deconvnet"): from the top what and the switches back to the image.
 
-It is built from a list of `Stage` facts alone.  Each stage unpools with the where of its twin in the encoder, then runs the
-twin's convolutions backwards:
+It is built from a list of `Stage` facts alone.  Each stage unpools with the where of the encoder stage that
+it mirrors, then runs that stage's convolutions in reverse order:
 
     encoder stage m   (B, c_in, H, W)  -> convs -> pool ->  what (B, c_out, h, w), where
     decoder stage m   (B, c_out, h, w) -> unpool(where) -> convs ->  (B, c_in, H, W)
@@ -31,7 +31,7 @@ __all__ = ["MirroredDecoder"]
 
 
 class DecoderStage(nn.Module):
-    """Mirror of one encoder stage: unpool with its where, then its convolutions backwards.
+    """Mirror of one encoder stage: unpool with its where, then its convolutions in reverse order.
 
     Args:
         stage: facts of the encoder's stage.
@@ -94,7 +94,7 @@ class DecoderStage(nn.Module):
             return (self.convs[0].conv(x),)
 
     def _rest(self, x: Tensor) -> Tensor:
-        """What follows the first convolution, its norm first."""
+        """Everything after the first convolution, its norm first."""
         for conv, after in zip(self.convs, self.convs[1:], strict=False):
             x, held = norm_relu(conv.norm, x)
             with held:
@@ -139,7 +139,7 @@ class MirroredDecoder(nn.Module):
         """Top what and switches -> reconstruction and middles (see `Encoding`, `Decoding` for shapes).
 
         Args:
-            checkpointing: keep no activation inside a stage for backward, compute it again there.
+            checkpointing: save no activation inside a stage for the backward pass, recompute it there.
         """
         x = encoding.features
         middles = []

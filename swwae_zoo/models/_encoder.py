@@ -1,4 +1,4 @@
-"""One stage of the encoder: convolutions, then a pool that parts what from where."""
+"""One stage of the encoder: convolutions, then a pool that separates what and where."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class EncoderStage(nn.Module):
         pool: a registered kind, such as "hard" (max, argmax) or "soft" (eq. 3, 4 with ``beta``).
         beta: sharpness, for kinds that have one.
         batch_norm: batch norm after every convolution.
-        drop_rate: dropout in front of every convolution of this stage.
+        drop_rate: dropout before every convolution of this stage.
         is_input: the first convolution sees the image, which is not dropped.
     """
 
@@ -64,7 +64,7 @@ class EncoderStage(nn.Module):
         return x
 
     def forward(self, x: Tensor) -> Tensor:
-        """The what alone, at the plain convnet's cost: no switch is made."""
+        """The what alone, at the plain convnet's cost: no switch is computed."""
         x = self.forward_convs(x)
         if self.relu_first:
             return self.what_only(F.relu(x))
@@ -79,7 +79,7 @@ class EncoderStage(nn.Module):
         return in_parts(self._switch, chs * x.shape[2] * x.shape[3] * x.element_size(), x)
 
     def _switch(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        x = self.forward_convs(x) if self.drop_rate > 0 else self._convs_keeping_less(x)
+        x = self.forward_convs(x) if self.drop_rate > 0 else self._convs_recomputed(x)
         if self.pool is None:
             return F.relu(x), None
         if self.relu_first:
@@ -87,8 +87,8 @@ class EncoderStage(nn.Module):
         what, where = self.pool.pool(x)
         return F.relu(what), where
 
-    def _convs_keeping_less(self, x: Tensor) -> Tensor:
-        """`forward_convs`, bit for bit."""
+    def _convs_recomputed(self, x: Tensor) -> Tensor:
+        """`forward_convs`, bit for bit, with activation recomputation."""
         held, last = nullcontext(), len(self.convs) - 1
         for i, conv in enumerate(self.convs):
             with held:

@@ -1,4 +1,4 @@
-"""Pool kinds as objects: the built-in ones against their functions, and a third one registered from outside the package."""
+"""Pool kinds as objects: the built-in ones against their functions, and a third one from outside the package."""
 
 import pytest
 import timm

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from swwae_zoo.layers.hard_pool import HardPool
+from swwae_zoo.models.wrapped.probe import is_counted
 
 __all__ = ["Action", "PoolGeometry", "Plan", "Pooled", "Capture", "fit", "tap"]
 
@@ -91,6 +92,8 @@ class Capture(TorchFunctionMode):
         if planned is None:
             return func(*args, **kwargs)
         turn = self.turns.get(func, 0)
+        if not is_counted(args, kwargs):
+            return func(*args, **kwargs)
         self.turns[func] = turn + 1
         actions = planned.get(turn)
         if actions is None:

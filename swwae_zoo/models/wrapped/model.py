@@ -12,26 +12,27 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from timm.layers import SelectAdaptivePool2d
 from timm.models import checkpoint
 from timm.models._features import feature_take_indices
 from timm.models._input import get_model_args
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._pytree import tree_leaves
 
 from swwae_zoo.models._base import SWWAE, Decoding
-from swwae_zoo.models.wrapped.capture import Action, Capture, Captured, Plan, tap
+from swwae_zoo.models.wrapped.capture import Capture, Captured, tap
 from swwae_zoo.models.wrapped.decoder import DecoderStageFacts, WrappedDecoder, WrappedEncoding
-from swwae_zoo.models.wrapped.probe import Probe, probe
-from swwae_zoo.models.wrapped.search import find_path
-from swwae_zoo.models.wrapped.steps import DownsamplingPath, Event
+from swwae_zoo.models.wrapped.probe import Probe, is_timm, probe, run_backbone
+from swwae_zoo.models.wrapped.steps import DownsamplingPath
 from swwae_zoo.models.wrapped.summary import wrapped_table
+from swwae_zoo.models.wrapped.trace import TOP, Trace, find_mismatch, make_plan, same_maps, trace
 
 __all__ = ["DECODERS", "POOL_MODES", "WrappedSWWAE"]
 
 POOL_MODES = ("tap", "insert")
 DECODERS = ("mirror", "light")
-TOP = -1  # slot of the top map
 LARGE = 192  # side of an image in which the path of every timm backbone has room
 
 
@@ -86,11 +87,13 @@ class WrappedSWWAE(SWWAE):
         self._img_size = (img_size[0], img_size[1])
         self.grad_checkpointing = False
         self._saved_args: dict[str, Any] = {}
-        self.is_timm = hasattr(backbone, "forward_features") and hasattr(backbone, "forward_head")
+        self.is_timm = is_timm(backbone)
+        self._stages = dict(stages or {})
         self.classifier: nn.Module | None = None
         weight = next(backbone.parameters(), None)
         dd = {} if weight is None else {"device": weight.device, "dtype": weight.dtype}
-        self.path, features = self._find_path(stages or {}, stages_given)
+        features = self._trace_first(stages_given)
+        self._plans = {training: make_plan(own) for training, own in self._traces.items()}
         if not self.is_timm:
             self._set_classifier(features, num_classes, dd)
         self.num_classes = int(backbone.num_classes) if self.is_timm else self.num_classes
@@ -99,7 +102,6 @@ class WrappedSWWAE(SWWAE):
         facts, image_depth = self._stage_facts(1 if decoder == "light" else None, decoder_depth)
         has_norm = any(isinstance(module, _BatchNorm) for module in backbone.modules())
         self.feature_info = self._feature_info()
-        self._plan = self._make_plan()
         self.decoder = WrappedDecoder(facts, in_chans, image_depth, has_norm, **dd)
         for module in self.decoder.modules():
             if isinstance(module, nn.Conv2d):
@@ -110,22 +112,51 @@ class WrappedSWWAE(SWWAE):
 
     # --- built once -------------------------------------------------------------------------------
 
-    def _find_path(self, stages: Mapping[str, str], given: bool) -> tuple[DownsamplingPath, tuple[int, ...] | None]:
-        """From a probe with images so large, where the backbone takes them, that no step ends in a map of one pixel."""
-        training = self.backbone.training
-        self.backbone.eval()
+    def _trace_first(self, given: bool) -> tuple[int, ...] | None:
+        """Traces the backbone with images so large, where it takes them, that no step ends in a map of one pixel.
+
+        Returns:
+            Shape of the features of images of the model's own size.
+        """
+        found = probe(self.backbone, self.in_chans, self._img_size, self._stages)
+        for stage in self._stages if given else ():
+            _check_stage(found, stage)
+        times = -(-LARGE // min(self._img_size))
+        if times > 1 and not (getattr(self.backbone, "pretrained_cfg", None) or {}).get("fixed_input_size"):
+            with contextlib.suppress(RuntimeError, AssertionError, ValueError):
+                large = (self._img_size[0] * times, self._img_size[1] * times)
+                self._traces = self._trace(large)
+                return found.output_shape
+        self._traces = self._trace(self._img_size)
+        return found.output_shape
+
+    def _trace(self, size: tuple[int, int]) -> dict[Any, Trace]:
+        """Training (True) -> trace, for both modes.
+
+        Raises:
+            ValueError: the downsampling path in training is another than in evaluation.
+        """
+        args = (self.backbone, self.pools, self.in_chans, size, self._stages)
+        evaluation = trace(*args, training=False)
         try:
-            found = probe(self.backbone, self._run, self.in_chans, self._img_size, stages)
-            for stage in stages if given else ():
-                _check_stage(found, stage)
-            times = -(-LARGE // min(self._img_size))
-            if times > 1 and not (getattr(self.backbone, "pretrained_cfg", None) or {}).get("fixed_input_size"):
-                with contextlib.suppress(RuntimeError, AssertionError, ValueError):
-                    large = (self._img_size[0] * times, self._img_size[1] * times)
-                    return find_path(probe(self.backbone, self._run, self.in_chans, large, stages)), found.output_shape
-        finally:
-            self.backbone.train(training)
-        return find_path(found), found.output_shape
+            training = trace(*args, training=True)
+        except (RuntimeError, AssertionError, IndexError, TypeError, AttributeError, ValueError):
+            training = evaluation  # each run is compared with it
+        if not same_maps(training.path, evaluation.path):
+            raise ValueError("its feature maps in training have other channels or sizes than in evaluation")
+        return {False: evaluation, True: training}
+
+    @property
+    def path(self) -> DownsamplingPath:
+        """The backbone's downsampling steps, in evaluation."""
+        return self._traces[False].path
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "_plans"}  # functions that don't pickle
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._plans = {key: make_plan(own) for key, own in self._traces.items()}
 
     def _set_classifier(self, features: tuple[int, ...] | None, num_classes: int | None, dd: Mapping[str, Any]) -> None:
         shape = features or ()
@@ -168,49 +199,67 @@ class WrappedSWWAE(SWWAE):
             if anchor is not None
         ]
 
-    def _make_plan(self) -> Plan:
-        plan: Plan = {}
-
-        def add(call: Any, action: Action) -> None:
-            turns = plan.setdefault(call.func, {})
-            turns[call.turn] = (*turns.get(call.turn, ()), action)
-
-        def insert(event: Event, slot: int) -> None:
-            for op in event.entry:
-                add(op.call, Action(event.kind, slot, event.stride, event.channels_last))
-
-        for m, step in enumerate(self.path.steps):
-            if step.event.kind == "max":
-                add(step.event.op.call, Action("max", m, step.event.stride, False))
-            elif self.pools == "insert":
-                insert(step.event, m)
-            elif step.event.kind in ("conv", "avg"):
-                add(step.event.op.call, Action("size", m, step.event.stride, False))
-            if step.below is not None and step.below.call is not None:
-                add(step.below.call, Action(step.below.end, m, step.event.stride, step.below.channels_last))
-        top = self.path.top
-        if top.call is not None:
-            add(top.call, Action(top.end, TOP, (1, 1), top.channels_last))
-        if self.pools == "insert":
-            chosen = {id(step.event) for step in self.path.steps}
-            every = [event for step in self.path.steps for event in step.events] + list(self.path.others)
-            for event in every:
-                if id(event) not in chosen and event.kind != "max":
-                    insert(event, -1)
-        return plan
-
     # --- the auto-encoder -------------------------------------------------------------------------
 
-    def _run(self, x: Tensor) -> Any:
-        """Input of the head: timm's features, or the whole output of another module."""
-        return self.backbone.forward_features(x) if self.is_timm else self.backbone(x)
+    def _run_captured(self, x: Tensor) -> tuple[Any, Captured, DownsamplingPath]:
+        """One run of the backbone: features, captured maps, and the path that they belong to.
 
-    def _run_captured(self, x: Tensor) -> tuple[Any, Captured]:
+        A run whose calls are not the traced ones, since the backbone was changed, is traced anew and repeated.
+        """
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+            return self._run_once(x)
+        try:
+            return self._run_once(x)
+        except (RuntimeError, IndexError, TypeError, ValueError) as error:
+            if not self._trace_again(x, error):
+                raise
+        return self._run_once(x)
+
+    def _run_once(self, x: Tensor) -> tuple[Any, Captured, DownsamplingPath]:
+        key = self._trace_key(x)
         captured = Captured({}, {}, {})
         turns: dict[Any, int] = {}
-        with Capture(self._plan, captured, turns, replace=not self.grad_checkpointing or self.pools == "insert"):
-            features = self._run(x)
-        return features, captured
+        replace = not self.grad_checkpointing or self.pools == "insert"
+        with Capture(self._plans[key], captured, turns, replace):
+            features = run_backbone(self.backbone, x)
+        if mismatch := find_mismatch(self._traces[key], turns):
+            raise ValueError(
+                f"{self.name} calls {mismatch}: which of its maps are which can't be told if its operations differ "
+                "from run to run; take out what is random, or run it once before it is compiled"
+            )
+        return features, captured, self._traces[key].path
+
+    def _trace_key(self, x: Tensor) -> Any:
+        """Of the trace for this mode, and for images of this size if such was needed."""
+        training = self.backbone.training
+        if len(self._traces) > 2:
+            key = (training, x.shape[2], x.shape[3])
+            return key if key in self._traces else training
+        return training
+
+    def _trace_again(self, x: Tensor, error: Exception) -> bool:
+        """Traces the backbone as it is now; returns whether it has changed.
+
+        Raises:
+            ValueError: it has changed so much that the decoder does not fit.
+        """
+        own, size = self._traces[self._trace_key(x)], (x.shape[2], x.shape[3])
+        try:
+            traces = self._trace(size)
+        except (RuntimeError, AssertionError, IndexError, TypeError, AttributeError, ValueError):
+            return False
+        new = traces[self.backbone.training]
+        if (new.actions, new.counts) == (own.actions, own.counts):
+            return False
+        if not same_maps(new.path, self.path):
+            raise ValueError(
+                f"{self.name} was changed after it was wrapped, and its feature maps have other channels or sizes now: "
+                "wrap it again"
+            ) from error
+        for training, made in traces.items():
+            self._plans[(training, *size)] = make_plan(made)
+            self._traces[(training, *size)] = made
+        return True
 
     def forward_encoder(self, x: Tensor) -> WrappedEncoding:
         """Images (B, in_chans, H, W) -> whats, switches, sizes, features and the geometry of the pools."""
@@ -220,12 +269,12 @@ class WrappedSWWAE(SWWAE):
 
     def _encode(self, x: Tensor) -> WrappedEncoding:
         self._check(x)
-        features, captured = self._run_captured(x)
-        levels = self._levels(features, captured)
+        features, captured, path = self._run_captured(x)
+        levels = _levels(features, captured, path)
         top = levels[-1]
         assert top is not None
         whats, switches, sizes, geometries = [], [], [], []
-        for m, step in enumerate(self.path.steps):
+        for m, step in enumerate(path.steps):
             pooled = captured.pooled.get(m)
             below = levels[m]
             if pooled is None and below is not None:
@@ -243,14 +292,6 @@ class WrappedSWWAE(SWWAE):
         return WrappedEncoding(
             (*whats, top), (*switches, None), (*sizes, (top.shape[2], top.shape[3])), features, (*geometries, None)
         )
-
-    def _levels(self, features: Any, captured: Captured) -> list[Tensor | None]:
-        """Captured map of each level, from the image's (None) to the top."""
-        top = captured.maps.get(TOP)
-        if top is None:
-            top = features[-1] if isinstance(features, (tuple, list)) else features
-            top = top.permute(0, 3, 1, 2) if self.path.top.channels_last else top
-        return [*(captured.maps.get(m) for m in range(len(self.path.steps))), top]
 
     def _check(self, x: Tensor) -> None:
         if x.ndim != 4 or x.shape[1] != self.in_chans:
@@ -315,7 +356,7 @@ class WrappedSWWAE(SWWAE):
     def forward_features(self, x: Tensor) -> Any:
         """Images -> output of the backbone's own `forward_features`."""
         if self.pools == "tap":
-            return self._run(x)
+            return run_backbone(self.backbone, x)
         self._check(x)
         return self._run_captured(x)[0]
 
@@ -348,8 +389,8 @@ class WrappedSWWAE(SWWAE):
         if output_fmt != "NCHW":
             raise ValueError(f"output_fmt is {output_fmt!r}: expected 'NCHW'; permute the maps for another")
         self._check(x)
-        features, captured = self._run_captured(x)
-        maps = [level for level in self._levels(features, captured)[1:] if level is not None]
+        features, captured, path = self._run_captured(x)
+        maps = [level for level in _levels(features, captured, path)[1:] if level is not None]
         take, _ = feature_take_indices(len(maps), indices)
         chosen = [maps[m] for m in take]
         return chosen if intermediates_only else (features, chosen)
@@ -394,6 +435,15 @@ class WrappedSWWAE(SWWAE):
     def no_weight_decay(self) -> set[str]:
         own = self.backbone.no_weight_decay() if hasattr(self.backbone, "no_weight_decay") else set()
         return {f"backbone.{name}" for name in own}
+
+
+def _levels(features: Any, captured: Captured, path: DownsamplingPath) -> list[Tensor | None]:
+    """Captured map of each level, from the image's (None) to the top."""
+    top = captured.maps.get(TOP)
+    if top is None:
+        top = tree_leaves(features)[-1]
+        top = top.permute(0, 3, 1, 2) if path.top.channels_last else top
+    return [*(captured.maps.get(m) for m in range(len(path.steps))), top]
 
 
 def _check_stage(found: Probe, stage: str) -> None:

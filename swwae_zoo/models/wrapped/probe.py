@@ -7,6 +7,8 @@ fake, so a probe costs no arithmetic.
 from __future__ import annotations
 
 import contextlib
+import copy
+import functools
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -15,10 +17,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.overrides import TorchFunctionMode
+from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils._pytree import tree_leaves
 
-__all__ = ["Call", "Layout", "Op", "Probe", "probe"]
+__all__ = ["Call", "Layout", "Op", "Probe", "is_counted", "is_timm", "probe", "run_backbone"]
 
 BATCH = 2  # of a probe; not 1, so that attention windows, which are moved into the batch, differ from the map
 
@@ -28,6 +30,15 @@ class Call(NamedTuple):
 
     func: Any
     turn: int
+
+    def __reduce__(self) -> Any:
+        """By the function's name: some of torch's functions can't be pickled, `max_pool2d` among them."""
+        name = resolve_name(self.func)
+        return (Call, tuple(self)) if name is None else (_named_call, (name, self.turn))
+
+
+def _named_call(name: str, turn: int) -> Call:
+    return Call(functools.reduce(getattr, name.split(".")[1:], torch), turn)
 
 
 class Layout(NamedTuple):
@@ -70,6 +81,7 @@ class Probe(NamedTuple):
     output: index of the operation whose output the features are.
     output_shape: of the features.
     modules: name of a module -> index of the operation whose output is the module's output (or input).
+    turns: number of calls of each function, see `is_counted`.
     """
 
     ops: list[Op]
@@ -77,6 +89,7 @@ class Probe(NamedTuple):
     output_shape: tuple[int, ...] | None
     modules: dict[str, int]
     img_size: tuple[int, int]
+    turns: dict[Any, int]
 
 
 CHANNELS_FIRST = {  # functions of (B, C, H, W), whose output is one too if it has four dimensions
@@ -132,7 +145,7 @@ class _Recorder(TorchFunctionMode):
         shapes = tuple(tuple(tensor.shape) for tensor in inputs)
         result = func(*args, **kwargs)
         turn = self.turns.get(func, 0)
-        self.turns[func] = turn + 1
+        self.turns[func] = turn + is_counted(args, kwargs)
         name = getattr(func, "__name__", str(func))
         outs = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         if name == "__setitem__":
@@ -239,15 +252,52 @@ def _quiet() -> Iterator[None]:
         logger.removeFilter(nothing)
 
 
+def is_timm(backbone: nn.Module) -> bool:
+    """Whether it has the two halves of timm's models."""
+    return hasattr(backbone, "forward_features") and hasattr(backbone, "forward_head")
+
+
+def run_backbone(backbone: nn.Module, x: Tensor) -> Any:
+    """Input of the head: timm's features, or the whole output of another module."""
+    return backbone.forward_features(x) if is_timm(backbone) else backbone(x)
+
+
+def is_counted(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    """Whether a call counts: those on scalars, vectors and tables may happen in one mode only, or once (caches)."""
+    x = args[0] if args else kwargs.get("input")
+    return not isinstance(x, Tensor) or x.ndim > 2
+
+
+@contextlib.contextmanager
+def _stand_in(module: nn.Module, fake: FakeTensorMode, training: bool) -> Iterator[nn.Module]:
+    """A copy of the module with fake weights, so that nothing that a run writes reaches the real one.
+
+    Where it can't be copied it is the module itself, in the mode that is asked for while this is open.
+    """
+    memo: dict[int, Any] = {}
+    modes = {child: child.training for child in module.modules()}
+    try:
+        for tensor in (*module.parameters(), *module.buffers()):
+            made = fake.from_tensor(tensor.detach())
+            memo[id(tensor)] = nn.Parameter(made, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else made
+        module = copy.deepcopy(module, memo)
+    except (RuntimeError, TypeError, NotImplementedError, AttributeError):
+        pass
+    try:
+        yield module.train(training)
+    finally:
+        for child, mode in modes.items():
+            child.training = mode
+
+
 def probe(
-    module: nn.Module, run: Callable[[Tensor], Any], in_chans: int, img_size: tuple[int, int], names: Mapping[str, str]
+    module: nn.Module, in_chans: int, img_size: tuple[int, int], names: Mapping[str, str], training: bool = False
 ) -> Probe:
-    """Records one forward pass on images of ``img_size``.
+    """Records one forward pass on images of ``img_size``; the module itself is left as it is.
 
     Args:
-        module: whose weights ``run`` uses.
-        run: images (B, in_chans, H, W) -> features.
         names: modules whose outputs (value "out") or inputs (value "in") to locate among the operations.
+        training: the mode of the run.
 
     Raises:
         ValueError: the backbone refuses images of this size, or needs more than images.
@@ -256,7 +306,7 @@ def probe(
     device, dtype = (torch.device("cpu"), torch.float32) if weight is None else (weight.device, weight.dtype)
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     found: dict[str, int] = {}
-    with torch.no_grad(), _quiet(), fake:
+    with _stand_in(module, fake, training) as module, torch.no_grad(), _quiet(), fake:
         image = torch.empty(BATCH, in_chans, *img_size, device=device, dtype=dtype)
         recorder = _Recorder(image)
 
@@ -281,7 +331,7 @@ def probe(
             )
         try:
             with recorder:
-                features = run(image)
+                features = run_backbone(module, image)
         finally:
             for hook in hooks:
                 hook.remove()
@@ -293,4 +343,5 @@ def probe(
         None if last is None else tuple(last.shape),
         found,
         img_size,
+        recorder.turns,
     )

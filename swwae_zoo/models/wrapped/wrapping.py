@@ -207,7 +207,7 @@ def build(
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(
             f"{name} does not take images of {in_chans}x{size[0]}x{size[1]}: {reason:.200}; "
-            f"{_size_that_works(backbone, is_timm, in_chans, size)}"
+            f"{_size_that_works(backbone, in_chans, size)}"
         ) from error
 
 
@@ -217,13 +217,13 @@ def _near(backbone: nn.Module) -> str:
     return f"a convnet near its size is {near}"
 
 
-def _size_that_works(backbone: nn.Module, is_timm: bool, in_chans: int, size: tuple[int, int]) -> str:
+def _size_that_works(backbone: nn.Module, in_chans: int, size: tuple[int, int]) -> str:
     """Tries larger images, on fake tensors."""
     side = max(size)
     while side < 512:
         side = side * 2 if side >= 32 else 32
         try:
-            probe(backbone, backbone.forward_features if is_timm else backbone, in_chans, (side, side), {})
+            probe(backbone, in_chans, (side, side), {})
         except Exception:
             continue
         return f"it takes {side}x{side}: give img_size={side}, and resize the images"

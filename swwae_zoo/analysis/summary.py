@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from swwae_zoo.models._base import SWWAE
-from swwae_zoo.models._layer_rows import Row, count_params
+from swwae_zoo.models._layer_summary import LayerSummary, count_params
 from swwae_zoo.models.wrapped.model import WrappedSWWAE
-from swwae_zoo.models.wrapped.summary import ladder_rows
+from swwae_zoo.models.wrapped.summary import wrapped_rows
 
-PARTS = ("encoder", "head", "decoder")
+MODEL_PARTS = ("encoder", "head", "decoder")
 
 
-def describe(model: SWWAE, img_size: int | tuple[int, int] | None = None) -> list[Row]:
+def describe(model: SWWAE, img_size: int | tuple[int, int] | None = None) -> list[LayerSummary]:
     """A row for each layer, in the order in which `forward_swwae` runs them.
 
     Args:
@@ -30,15 +30,17 @@ def describe(model: SWWAE, img_size: int | tuple[int, int] | None = None) -> lis
     """
     height, width = (img_size, img_size) if isinstance(img_size, int) else img_size or model.img_size
     if isinstance(model, WrappedSWWAE):
-        return ladder_rows(model, (height, width))
+        return wrapped_rows(model, (height, width))
     weight = next(model.parameters())
     images = torch.zeros(1, model.in_chans, height, width, device=weight.device, dtype=weight.dtype)
-    layers: dict[str, Row] = {}
+    layers: dict[str, LayerSummary] = {}
 
     def record(name: str, module: nn.Module, part: str) -> Any:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             shape = tuple(output.shape[1:])
-            layers[name] = Row(part, name, layer_text(module), shape, count_params(module), layer_flops(module, shape))
+            layers[name] = LayerSummary(
+                part, name, layer_text(module), shape, count_params(module), layer_flops(module, shape)
+            )
 
         return module.register_forward_hook(hook)
 
@@ -59,39 +61,41 @@ def describe(model: SWWAE, img_size: int | tuple[int, int] | None = None) -> lis
         for hook in hooks:
             hook.remove()
 
-    rows: list[Row] = []
-    for m, stage in enumerate(model.decoder.stages):
+    rows: list[LayerSummary] = []
+    for m, stage in enumerate(model.stages):
         rows += under(layers, f"stages.{m}.")
-        if stage.pool_size is not None:
-            text = f"{stage.pool} pool {stage.pool_size}x{stage.pool_size}"
+        if stage.pool is not None:
+            text = f"{stage.pool.name} pool {stage.pool_size}x{stage.pool_size}"
             to = f"where {m} -> decoder.stages.{m}"
-            rows.append(Row("encoder", f"stages.{m}.pool", text, tuple(encoding.whats[m].shape[1:]), 0, 0, to))
+            rows.append(LayerSummary("encoder", f"stages.{m}.pool", text, tuple(encoding.whats[m].shape[1:]), 0, 0, to))
     rows += under(layers, "head.")
     assert model.num_classes == 0 or rows[-1].shape == tuple(logits.shape[1:])
     for m, stage in reversed(list(enumerate(model.decoder.stages))):
-        if stage.pool_size is not None:
-            kind = "upsample" if stage.unpool == "upsample" else f"{stage.pool} unpool"
+        if stage.pool is not None:
+            kind = f"{stage.pool.name} unpool" if stage.pool.has_where else stage.pool.name
             chs = encoding.whats[m].shape[1]
-            origin = "" if stage.unpool == "upsample" else f"where {m} <- stages.{m}"
-            text = f"{kind} {stage.pool_size}x{stage.pool_size}"
-            rows.append(Row("decoder", f"decoder.stages.{m}.unpool", text, (chs, *encoding.sizes[m]), 0, 0, origin))
+            origin = f"where {m} <- stages.{m}" if stage.pool.has_where else ""
+            text = f"{kind} {stage.pool.kernel_size}x{stage.pool.kernel_size}"
+            rows.append(
+                LayerSummary("decoder", f"decoder.stages.{m}.unpool", text, (chs, *encoding.sizes[m]), 0, 0, origin)
+            )
         rows += under(layers, f"decoder.stages.{m}.")
     assert rows[-1].shape == tuple(decoding.reconstruction.shape[1:])
     return rows
 
 
-def totals(rows: list[Row]) -> dict[str, dict[str, int]]:
+def totals(rows: list[LayerSummary]) -> dict[str, dict[str, int]]:
     """Parameters and FLOPs of each part: `{"encoder": {"params": ..., "flops": ...}, ...}`."""
     return {
         part: {
             "params": sum(r.params for r in rows if r.part == part),
             "flops": sum(r.flops for r in rows if r.part == part),
         }
-        for part in PARTS
+        for part in MODEL_PARTS
     }
 
 
-def under(layers: Mapping[str, Row], prefix: str) -> list[Row]:
+def under(layers: Mapping[str, LayerSummary], prefix: str) -> list[LayerSummary]:
     return [row for name, row in layers.items() if name.startswith(prefix)]
 
 

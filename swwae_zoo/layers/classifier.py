@@ -28,7 +28,7 @@ GLOBAL_POOLS = (
 
 
 def _flatten(x: Tensor, in_chs: int, height: int, width: int, img_size: tuple[int, int]) -> Tensor:
-    """(B, in_chs, height, width) -> (B, in_chs*height*width); any other map was made from another image size."""
+    """(B, in_chs, height, width) -> (B, in_chs*height*width); any other map comes from another image size."""
     if x.shape[2] != height or x.shape[3] != width:
         raise ValueError(
             f"the top map is {x.shape[2]}x{x.shape[3]}, but the classifier was built for {height}x{width} "
@@ -41,7 +41,7 @@ def _flatten(x: Tensor, in_chs: int, height: int, width: int, img_size: tuple[in
 def _check_pooled(global_pool: str) -> None:
     if global_pool == "":
         raise ValueError(
-            "global_pool='' leaves a map, which has no logits: give num_classes=0, or another global_pool "
+            "global_pool='' leaves a map, which has no logits: set num_classes=0, or another global_pool "
             "(reset_classifier(10, 'avg'), say)"
         )
 
@@ -61,7 +61,7 @@ class Head(nn.Module):
         global_pool: "flatten" keeps every position, as in the paper, and so fixes the image size; one of
             timm's global pools takes any size; "" leaves the map as it is, without hidden layers, and needs
             num_classes=0.
-        drop_rate: dropout in front of every fully connected layer.
+        drop_rate: dropout before every fully connected layer.
 
     Raises:
         ValueError: an unknown global_pool, none of it with a classifier, or a drop_rate outside [0, 1).
@@ -123,9 +123,9 @@ class Head(nn.Module):
     def reset(self, num_classes: int, global_pool: str | None = None, device=None, dtype=None) -> None:
         """A new classifier, and another pooling if given.
 
-        Hidden layers stay as they are, unless the pooling gives them another number of inputs: then they are
-        new as well, so that the head is always the one a fresh model of these options has.  As with timm's models,
-        a head without pooling keeps none when only a classifier is asked for; its `forward` says so.
+        Hidden layers stay as they are, unless the pooling changes their number of inputs: then they are new as
+        well, so that the head is always that of a fresh model with these options.  As with timm's models, a head
+        without pooling stays without when only a classifier is asked for; its `forward` then raises.
         """
         if num_classes > 0 and global_pool is not None:
             _check_pooled(global_pool)
@@ -137,7 +137,7 @@ class Head(nn.Module):
         self.train(self.training)
 
     def rebase(self, in_chs: int, reduction: int) -> None:
-        """Stand on a shallower stage's map; `reset` must follow."""
+        """Takes a shallower stage's map as input; `reset` must follow."""
         self.in_chs = in_chs
         self.feature_size = (self.img_size[0] // reduction, self.img_size[1] // reduction)
 

@@ -1,4 +1,4 @@
-"""A "same" convolution with optional batch norm: the unit that encoder and decoder stages are built from."""
+"""A "same" convolution with optional batch norm: the unit of encoder and decoder stages."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class ConvFact(NamedTuple):
 class ConvNorm(nn.Module):
     """ "Same" convolution, then batch norm if asked for: (B, in_chs, H, W) -> (B, out_chs, H, W).
 
-    No activation: the caller places the ReLU, which in front of a max pool belongs behind it.
+    No activation: the caller places the ReLU, which is cheaper after a max pool than before it.
     """
 
     def __init__(self, fact: ConvFact, batch_norm: bool, is_output: bool = False, device=None, dtype=None):
@@ -32,7 +32,7 @@ class ConvNorm(nn.Module):
         in_chs, out_chs, kernel_size = fact
         if is_output:
             self.conv = NarrowConv2d(in_chs, out_chs, kernel_size, **dd)
-        elif kernel_size == 3:  # a bias in front of batch norm would be subtracted again
+        elif kernel_size == 3:  # a bias before batch norm would be subtracted again
             self.conv = Conv3x3(in_chs, out_chs, bias=not batch_norm, **dd)
         else:
             self.conv = nn.Conv2d(in_chs, out_chs, kernel_size, padding=kernel_size // 2, bias=not batch_norm, **dd)

@@ -1,4 +1,4 @@
-"""A large batch through a stage in parts: on a CPU a part's maps stay in the cache, and never all of them are there at once."""
+"""Runs a stage over micro-batches, so that activations fit in the CPU cache and take less memory."""
 
 from __future__ import annotations
 
@@ -9,29 +9,28 @@ from torch import Tensor, nn
 
 __all__ = ["in_parts", "is_per_image"]
 
-PART_BYTES = (
-    8 * 2**20
-)  # of the stage's largest map; measured on swwae_mnist: half is slower, twice no faster beyond noise and takes more
+# Of the stage's largest map.  Measured on swwae_mnist: half is slower; twice is no faster and takes more memory.
+PART_BYTES = 8 * 2**20
 
 
 def is_per_image(norms: Iterable[nn.Module]) -> bool:
-    """Whether no norm asks for the whole batch, as batch norm does in training."""
+    """Whether no norm needs the whole batch, as batch norm does in training."""
     return all(isinstance(norm, nn.Identity) or not norm.training for norm in norms)
 
 
 def in_parts(
     run: Callable[..., tuple[Tensor | None, ...]], image_bytes: int, *tensors: Tensor | None
 ) -> tuple[Tensor | None, ...]:
-    """What ``run`` gives for the whole batch, computed part by part.
+    """``run`` of the whole batch, computed over micro-batches.
 
-    Autograd walks back part by part too, so in both directions a full-size map (an encoder's in front of its pool, a
-    decoder's behind its unpooling) is only ever there for one part.  Off a CPU, and where a graph is captured, the
-    batch is one part.
+    The backward pass runs over them too, so a full-size map (an encoder's before its pool, a decoder's after its
+    unpooling) exists for one micro-batch at a time.  On other devices than a CPU, and while a graph is captured,
+    the batch stays whole.
 
     Args:
-        run: of tensors (B, ...) or None, a tuple of such.
-        image_bytes: of the largest map it makes of one image.
-        tensors: for ``run``; the first is not None.
+        run: tensors (B, ...) or None -> a tuple of such.
+        image_bytes: size of the largest map of one image.
+        tensors: arguments of ``run``; the first is not None.
     """
     first = tensors[0]
     captured = torch.compiler.is_compiling() or torch.jit.is_tracing()

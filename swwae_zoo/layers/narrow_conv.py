@@ -1,4 +1,4 @@
-"""A "same" convolution to very few channels: the decoder's last one, as wide as the image has colours."""
+"""A "same" convolution to very few channels: the decoder's last one, with as many as the image."""
 
 import torch
 import torch.nn.functional as F
@@ -8,13 +8,12 @@ __all__ = ["NarrowConv2d"]
 
 
 class NarrowConv2d(nn.Conv2d):
-    """`nn.Conv2d` with padding k // 2 and stride 1, computed in a faster order where that is known to pay.
+    """`nn.Conv2d` with padding k // 2 and stride 1, faster on a CPU for a single output channel.
 
-    A CPU's convolution vectorises over the output channels, so with one of them most of it idles.  There the product
-    with each of the k*k taps is taken first, a 1x1 convolution to k*k channels, and the products are summed at their
-    shifted places after it: the same sum in another order, half the time for (64)5c -> 1 in float32.  Measured to gain
-    nothing for three channels, so those keep the plain way, as do half precision, which would round every product, and
-    other devices.
+    CPU convolutions vectorise over the output channels, so a single one leaves most lanes idle.  There the product with
+    each of the k*k taps is computed first, as a 1x1 convolution to k*k channels, and then summed at the shifted
+    positions: the same sum in another order, in half the time for (64)5c -> 1 in float32.  Three channels gain nothing,
+    and half precision would round every product, so these and other devices use the plain convolution.
 
     Args:
         in_channels, out_channels, kernel_size: as for `nn.Conv2d`; kernel_size is odd.

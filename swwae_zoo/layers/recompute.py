@@ -1,4 +1,4 @@
-"""Maps that are made again for the backward pass instead of kept for it."""
+"""Activation recomputation: rebuild an activation in the backward pass instead of saving it."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ __all__ = ["norm_relu", "rebuilt"]
 
 
 def rebuilt(image: Tensor, make: Callable[[], Tensor]) -> AbstractContextManager:
-    """While this is open, autograd keeps no `image`: where backward wants it, `make` makes it again.
+    """Context in which autograd does not save `image`; the backward pass recomputes it with `make`.
 
-    For an unpooled map, which is `k * k` times the size of the what and the where it is made of, both kept anyway; making
-    it is one pass over it.  Compiled graphs decide for themselves what they keep, so there this does nothing.
+    For an unpooled map, which is `k * k` times the size of the what and where that it is computed from: both are saved
+    anyway, and recomputing it is one pass over it.  Compilers choose what a graph saves: there this does
+    nothing.
 
     Args:
-        image: the map; other tensors are kept as ever.
-        make: gives an equal one, bit for bit.
+        image: the map; other tensors are saved as usual.
+        make: computes an equal one, bit for bit.
     """
     if (
         torch.compiler.is_compiling()
@@ -45,13 +46,13 @@ def rebuilt(image: Tensor, make: Callable[[], Tensor]) -> AbstractContextManager
 
 
 def norm_relu(norm: nn.Module, x: Tensor) -> tuple[Tensor, AbstractContextManager]:
-    """relu(norm(x)), and the context in which its one reader, a convolution, is to run.
+    """relu(norm(x)), and the context in which its only user, a convolution, must run.
 
-    Batch norm keeps x for backward, so relu(norm(x)), which both ReLU and the convolution would keep, can be made of it
-    again: one tensor a layer instead of two.
+    Batch norm saves x for the backward pass, so relu(norm(x)), which both ReLU and the convolution would save, can be
+    recomputed from it: one saved tensor per layer instead of two.
 
     Args:
-        norm: behind a convolution; only batch norm in training is treated so.
+        norm: after a convolution; only batch norm in training is treated in this way.
         x: (B, C, H, W).
     """
     y = norm(x)
@@ -66,7 +67,7 @@ def norm_relu(norm: nn.Module, x: Tensor) -> tuple[Tensor, AbstractContextManage
     source, made = x.detach(), []
 
     def again() -> Tensor:
-        """The convolution asks first, then ReLU: what is made for the one serves the other."""
+        """The convolution's backward comes first, then ReLU's: both use one recomputed tensor."""
         if made:
             return made.pop()
         made.append(F.relu_(F.batch_norm(source, None, None, norm.weight, norm.bias, True, 0.0, norm.eps)))

@@ -1,4 +1,4 @@
-"""Batch norm over the images of all processes, so that many processes normalise as one does."""
+"""Synchronised batch norm: statistics over the images of all processes, on GPUs and CPUs."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ __all__ = ["with_sync_batch_norm"]
 
 
 def with_sync_batch_norm(model: nn.Module, device: torch.device, compiled: bool = False) -> nn.Module:
-    """``model`` with each batch norm's statistics taken over all processes; weights and their names stay.
+    """``model`` with synchronised batch norms; weights and their names stay.
 
-    On CUDA it is torch's own; that one knows no CPU, where `SharedBatchNorm2d` does the same over gloo.
+    On CUDA it is torch's own, which does not support CPUs; there `SharedBatchNorm2d` does the same over gloo.
 
     Raises:
         ValueError: a batch norm that can't be converted on a CPU, or a step that is to be compiled in one graph.
     """
     if compiled:
         raise ValueError(
-            "sync_bn and compile: got both, but one graph can't hold the exchange of statistics; leave one out"
+            "sync_bn and compile: got both, but one graph can't hold the all-reduce of statistics; leave one out"
         )
     if device.type == "cuda":
         return convert_sync_batchnorm(model)
@@ -52,9 +52,9 @@ class _Sum(torch.autograd.Function):
 
 
 class SharedBatchNorm2d(nn.BatchNorm2d):
-    """`nn.BatchNorm2d` over the batches of all processes, which may be of different sizes.
+    """`nn.BatchNorm2d` over the batches of all processes, which may differ in size.
 
-    Mean and then squared deviations are summed, two small exchanges a pass: sums of squares alone would lose digits.
+    The mean is all-reduced first, then the squared deviations: sums of squares alone would lose digits.
     """
 
     def forward(self, input: Tensor) -> Tensor:

@@ -1,12 +1,12 @@
-"""What every Stacked What-Where Auto-Encoder (SWWAE) can do, whatever its encoder is made of.
+"""Base class of every Stacked What-Where Auto-Encoder (SWWAE), whatever its encoder.
 
     image -> encoder -> features -> head -> logits
                 | switches  |
     image~ <- decoder <-----'
 
-`forward` is the plain convnet and gives logits, so a SWWAE stands wherever a timm model does;
-`forward_swwae` adds the reconstruction and the middles that eq. (1) needs.  No call leaves anything
-behind on a module.  `convnet.py` builds the encoder from the paper's notation, `wrapped.py` takes anyone's.
+`forward` is the plain convnet and returns logits, so a SWWAE works wherever a timm model does;
+`forward_swwae` adds the reconstruction and the middles that eq. (1) needs.  No call leaves state on a
+module.  `swwae.py` builds the encoder from the paper's notation, `wrapped/` takes any backbone.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ __all__ = ["SWWAE", "SWWAEOutput", "pair_of"]
 
 
 class Encoding(NamedTuple):
-    """What the encoder hands over, each field shallow to deep.
+    """Output of the encoder, each field shallow to deep.
 
     whats: pooled values of stage m, (B, C_m, h_m, w_m); of a stage without a pool its plain output.
     switches: where of stage m: uint8 (B, C_m, h_m, w_m), soft (B, C_m, 2, h_m, w_m), None without a pool.
     sizes: (H, W) of the map that stage m pooled, so that unpooling returns the exact size.
-    features: the top what, (B, C, h, w): what the head and the decoder start from.
+    features: the top what, (B, C, h, w): input of the head and of the decoder.
     """
 
     whats: tuple[Tensor, ...]
@@ -35,7 +35,7 @@ class Encoding(NamedTuple):
 
 
 class Decoding(NamedTuple):
-    """What the decoder returns.
+    """Output of the decoder.
 
     reconstruction: x~, (B, in_chans, H, W), linear (not clipped to the pixels' range).
     middles: pairs (encoder's what of stage m, decoder's activation just before stage m unpools),
@@ -47,7 +47,7 @@ class Decoding(NamedTuple):
 
 
 class SWWAEOutput(NamedTuple):
-    """Everything one pass gives.
+    """Output of `forward_swwae`.
 
     logits: (B, num_classes).
     reconstruction: x~, (B, in_chans, H, W).
@@ -60,12 +60,15 @@ class SWWAEOutput(NamedTuple):
 
 
 class SWWAE(nn.Module):
-    """A classifier with a mirrored decoder; `forward_encoder`, `forward_features` and `forward_head` are its kind's own.
+    """A classifier with a mirrored decoder.
 
-    in_chans: channels of the images and of the reconstruction.
-    num_classes: width of the logits, 0 without a classifier.
-    decoder: takes an encoding, gives a `Decoding`; None once it was pruned away.
-    grad_checkpointing: keep few activations for backward, compute the others again there.
+    Subclasses implement `forward_encoder`, `forward_features` and `forward_head`.
+
+    Attributes:
+        in_chans: channels of the images and of the reconstruction.
+        num_classes: width of the logits, 0 without a classifier.
+        decoder: encoding -> `Decoding`; None after pruning.
+        grad_checkpointing: save few activations for the backward pass and recompute the others.
     """
 
     __jit_unused_properties__ = ["img_size", "num_middles", "text"]
@@ -78,7 +81,7 @@ class SWWAE(nn.Module):
         pretrained_cfg: dict[str, Any]
 
     def train(self, mode: bool = True) -> SWWAE:
-        """As every module's; what `finetune.freeze` has stilled stays in evaluation mode."""
+        """As `nn.Module.train`; norms that `finetune.freeze` froze stay in evaluation mode."""
         super().train(mode)
         for module in getattr(self, "_stilled", ()):
             module.eval()
@@ -91,12 +94,12 @@ class SWWAE(nn.Module):
 
     @property
     def num_middles(self) -> int:
-        """How many middles the decoder gives: what the number of lambda_middle has to be."""
+        """Number of middles, and so of values of lambda_middle."""
         raise NotImplementedError
 
     @property
     def text(self) -> str:
-        """The net in a line: its notation, or the backbone it wraps."""
+        """The net in one line: its notation, or the backbone it wraps."""
         raise NotImplementedError
 
     @torch.jit.unused
@@ -112,9 +115,7 @@ class SWWAE(nn.Module):
             ValueError: the decoder was pruned away.
         """
         if self.decoder is None:
-            raise ValueError(
-                "this model was pruned to its first stages and has no decoder: build it anew to reconstruct"
-            )
+            raise ValueError("this model was pruned to its first stages and has no decoder: rebuild it to reconstruct")
         return self.decoder(encoding, checkpointing=self.grad_checkpointing)
 
     @torch.jit.unused
@@ -124,7 +125,7 @@ class SWWAE(nn.Module):
         return SWWAEOutput(self.forward_head(encoding.features), *self.forward_decoder(encoding))
 
     def forget_where(self, encoding: Any) -> Any:
-        """The encoding with every where at the middle of its window, so that only the whats can tell where things are."""
+        """The encoding with every where replaced by the middle of its window, so that only the whats carry position."""
         raise NotImplementedError
 
     def with_where(self, encoding: Any, other: Any) -> Any:
@@ -142,7 +143,7 @@ def pair_of(img_size: int | tuple[int, int]) -> tuple[int, int]:
     """(height, width) of one number or two.
 
     Raises:
-        ValueError: another number of them.
+        ValueError: any other number of them.
     """
     pair = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
     if len(pair) != 2:

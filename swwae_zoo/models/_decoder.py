@@ -1,8 +1,7 @@
 """The mirrored decoder ("Deconvnet"): from the top what and the switches back to the image.
 
-It is built from a list of `Stage` facts alone, so that it mirrors a net of the paper's and any other
-ladder of stages alike.  Each stage unpools with the where of its twin in the encoder, then runs the
-twin's convolutions backwards:
+It is built from a list of `Stage` facts alone.  Each stage unpools with the where of the encoder stage that
+it mirrors, then runs that stage's convolutions in reverse order:
 
     encoder stage m   (B, c_in, H, W)  -> convs -> pool ->  what (B, c_out, h, w), where
     decoder stage m   (B, c_out, h, w) -> unpool(where) -> convs ->  (B, c_in, H, W)
@@ -23,36 +22,40 @@ from torch import Tensor, nn
 
 from swwae_zoo.layers.conv_norm import ConvFact, ConvNorm
 from swwae_zoo.layers.micro_batch import in_parts, is_per_image
-from swwae_zoo.layers.pooling import soft_unpool2d, switch_unpool2d, upsample_unpool2d
+from swwae_zoo.layers.pool import check_pool, create_pool
 from swwae_zoo.layers.recompute import norm_relu, rebuilt
 from swwae_zoo.models._base import Decoding, Encoding
 from swwae_zoo.models._stages import Stage
 
 __all__ = ["MirroredDecoder"]
 
-UNPOOLS = ("switch", "upsample")
-POOLS = ("hard", "soft")
-
 
 class DecoderStage(nn.Module):
-    """Mirror of one encoder stage: unpool with its where, then its convolutions backwards.
+    """Mirror of one encoder stage: unpool with its where, then its convolutions in reverse order.
 
     Args:
         stage: facts of the encoder's stage.
-        pool: "hard" or "soft", how the encoder pooled.
+        pool: the kind that the encoder pools with, such as "hard" or "soft".
         unpool: "switch" puts each what at its where; "upsample" copies it to every position of its
             window, the paper's ablation.
+        beta: sharpness, for kinds that have one.
         batch_norm: batch norm after every convolution.
         is_output: this stage ends in the reconstruction: its last convolution has neither norm nor ReLU.
     """
 
     def __init__(
-        self, stage: Stage, pool: str, unpool: str, batch_norm: bool, is_output: bool, device=None, dtype=None
+        self,
+        stage: Stage,
+        pool: str,
+        unpool: str,
+        batch_norm: bool,
+        is_output: bool,
+        beta: float = 100.0,
+        device=None,
+        dtype=None,
     ):
         super().__init__()
-        self.pool_size = stage.pool_size
-        self.pool = pool
-        self.unpool = unpool
+        self.pool = None if stage.pool_size is None else create_pool(pool, stage.pool_size, unpool, beta=beta)
         self.is_output = is_output
         last = len(stage.convs) - 1
         self.convs = nn.ModuleList(
@@ -68,13 +71,7 @@ class DecoderStage(nn.Module):
 
     def unpool_what(self, what: Tensor, where: Tensor | None, size: tuple[int, int]) -> Tensor:
         """(B, C, h, w) -> (B, C, *size)."""
-        if self.pool_size is None:
-            return what
-        if self.unpool == "upsample":
-            return upsample_unpool2d(what, self.pool_size, output_size=size)
-        if self.pool == "soft":
-            return soft_unpool2d(what, where, self.pool_size, output_size=size)
-        return switch_unpool2d(what, where, self.pool_size, output_size=size)
+        return what if self.pool is None else self.pool.unpool(what, where, size)
 
     @torch.jit.unused
     def forward(self, what: Tensor, where: Tensor | None, size: tuple[int, int]) -> Tensor:
@@ -93,11 +90,11 @@ class DecoderStage(nn.Module):
     def _first(self, what: Tensor, where: Tensor | None, size: tuple[int, int]) -> tuple[Tensor]:
         """Unpooling and the first convolution, without its norm."""
         x = self.unpool_what(what, where, size)
-        with rebuilt(x, lambda: self.unpool_what(what, where, size)) if self.pool_size else nullcontext():
+        with rebuilt(x, lambda: self.unpool_what(what, where, size)) if self.pool is not None else nullcontext():
             return (self.convs[0].conv(x),)
 
     def _rest(self, x: Tensor) -> Tensor:
-        """What follows the first convolution, its norm first."""
+        """Everything after the first convolution, its norm first."""
         for conv, after in zip(self.convs, self.convs[1:], strict=False):
             x, held = norm_relu(conv.norm, x)
             with held:
@@ -107,13 +104,14 @@ class DecoderStage(nn.Module):
 
 
 class MirroredDecoder(nn.Module):
-    """The decoder of a ladder of stages.
+    """The decoder of a series of stages.
 
     Args:
         stages: facts of the encoder's stages, shallow to deep.
-        pool: "hard" or "soft", how the encoder pooled.
+        pool: the kind that the encoder pools with.
         unpool: "switch" or "upsample".
         batch_norm: as in the encoder; never on the last convolution.
+        beta: sharpness, for kinds that have one.
 
     Raises:
         ValueError: an unknown pool or unpool.
@@ -125,16 +123,14 @@ class MirroredDecoder(nn.Module):
         pool: str = "hard",
         unpool: str = "switch",
         batch_norm: bool = False,
+        beta: float = 100.0,
         device=None,
         dtype=None,
     ):
         super().__init__()
-        if pool not in POOLS:
-            raise ValueError(f"pool is {pool!r}: expected one of {', '.join(POOLS)}")
-        if unpool not in UNPOOLS:
-            raise ValueError(f"unpool is {unpool!r}: expected one of {', '.join(UNPOOLS)}")
+        check_pool(pool, unpool)
         self.stages = nn.ModuleList(
-            DecoderStage(stage, pool, unpool, batch_norm, is_output=m == 0, device=device, dtype=dtype)
+            DecoderStage(stage, pool, unpool, batch_norm, m == 0, beta, device=device, dtype=dtype)
             for m, stage in enumerate(stages)
         )
 
@@ -143,7 +139,7 @@ class MirroredDecoder(nn.Module):
         """Top what and switches -> reconstruction and middles (see `Encoding`, `Decoding` for shapes).
 
         Args:
-            checkpointing: keep no activation inside a stage for backward, compute it again there.
+            checkpointing: save no activation inside a stage for the backward pass, recompute it there.
         """
         x = encoding.features
         middles = []

@@ -1,43 +1,38 @@
-"""One stage of the encoder: convolutions, then a pool that parts what from where."""
+"""One stage of the encoder: convolutions, then a pool that separates what and where."""
 
 from __future__ import annotations
 
 from contextlib import nullcontext
 
 import torch
-import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from swwae_zoo.layers.conv_norm import ConvNorm
 from swwae_zoo.layers.micro_batch import in_parts, is_per_image
-from swwae_zoo.layers.pooling import soft_pool2d, switch_pool2d
+from swwae_zoo.layers.pool import create_pool
 from swwae_zoo.layers.recompute import norm_relu
 from swwae_zoo.models._stages import Stage
 
 __all__ = ["EncoderStage"]
 
-torch.fx.wrap("soft_pool2d")  # its checks of shapes can't run on a tracer's stand-ins
-
 
 class EncoderStage(nn.Module):
     """(B, c_in, H, W) -> convs -> pool -> what (B, c_out, H // k, W // k).
 
-    ReLU follows every convolution.  In front of a hard pool it is moved behind it:
+    ReLU follows every convolution.  Before a pool that commutes with it, it is moved after the pool:
     relu(max(x)) == max(relu(x)), so it runs on a k*k times smaller map.  The switch of a window whose maximum is
-    positive is the same; where the maximum is not, the what is 0 and the switch still tells the largest value's
-    place, which behind a ReLU would always be the first: the decoder puts its own activation there.
+    positive is the same; where the maximum is not, the what is 0 and the switch still holds the largest value's
+    position, which after a ReLU would always be the first: the decoder puts its own activation there.
 
     Args:
         stage: its convolutions and pool size.
-        pool: "hard" (max, argmax) or "soft" (eq. 3, 4 with ``beta``).
-        beta: sharpness of the soft pool.
+        pool: a registered kind, such as "hard" (max, argmax) or "soft" (eq. 3, 4 with ``beta``).
+        beta: sharpness, for kinds that have one.
         batch_norm: batch norm after every convolution.
-        drop_rate: dropout in front of every convolution of this stage.
+        drop_rate: dropout before every convolution of this stage.
         is_input: the first convolution sees the image, which is not dropped.
     """
-
-    __constants__ = ["is_soft"]  # TorchScript, which can't compile the soft pool, then leaves that branch out
 
     def __init__(
         self,
@@ -52,8 +47,9 @@ class EncoderStage(nn.Module):
     ):
         super().__init__()
         self.pool_size = stage.pool_size
-        self.is_soft = pool == "soft"
-        self.beta = beta
+        self.pool = None if stage.pool_size is None else create_pool(pool, stage.pool_size, beta=beta)
+        self.what_only = nn.Identity() if self.pool is None else self.pool.what_only()
+        self.relu_first = self.pool is not None and not self.pool.commutes_with_relu
         self.drop_rate = drop_rate
         self.is_input = is_input
         self.convs = nn.ModuleList(ConvNorm(fact, batch_norm, device=device, dtype=dtype) for fact in stage.convs)
@@ -68,13 +64,11 @@ class EncoderStage(nn.Module):
         return x
 
     def forward(self, x: Tensor) -> Tensor:
-        """The what alone, at the plain convnet's cost: no switch is made."""
+        """The what alone, at the plain convnet's cost: no switch is computed."""
         x = self.forward_convs(x)
-        if self.pool_size is None:
-            return F.relu(x)
-        if self.is_soft:  # unlike max, a soft maximum does not commute with ReLU
-            return soft_pool2d(F.relu(x), self.pool_size, self.beta)[0]
-        return F.relu(F.max_pool2d(x, self.pool_size))
+        if self.relu_first:
+            return self.what_only(F.relu(x))
+        return F.relu(self.what_only(x))
 
     @torch.jit.unused
     def forward_switch(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -85,16 +79,16 @@ class EncoderStage(nn.Module):
         return in_parts(self._switch, chs * x.shape[2] * x.shape[3] * x.element_size(), x)
 
     def _switch(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        x = self.forward_convs(x) if self.drop_rate > 0 else self._convs_keeping_less(x)
-        if self.pool_size is None:
+        x = self.forward_convs(x) if self.drop_rate > 0 else self._convs_recomputed(x)
+        if self.pool is None:
             return F.relu(x), None
-        if self.is_soft:
-            return soft_pool2d(F.relu(x), self.pool_size, self.beta)
-        what, where = switch_pool2d(x, self.pool_size)
+        if self.relu_first:
+            return self.pool.pool(F.relu(x))
+        what, where = self.pool.pool(x)
         return F.relu(what), where
 
-    def _convs_keeping_less(self, x: Tensor) -> Tensor:
-        """`forward_convs`, bit for bit."""
+    def _convs_recomputed(self, x: Tensor) -> Tensor:
+        """`forward_convs`, bit for bit, with activation recomputation."""
         held, last = nullcontext(), len(self.convs) - 1
         for i, conv in enumerate(self.convs):
             with held:

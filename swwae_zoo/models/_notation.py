@@ -1,4 +1,4 @@
-"""The paper's notation for an encoder, read into a list of layers and written back.
+"""The paper's notation for an encoder: parsed into a list of layers, and formatted.
 
     (64)5c-2p-(64)3c-2p-10fc
 
@@ -7,7 +7,7 @@ a 2x2 pool, and a fully connected layer with 10 features. ReLUs (and batch norms
 
 Rules: a convolution comes first, fully connected layers come last, a pool is 2 to 16 wide (256 positions fit
 a uint8 switch), a kernel is odd ("same" convolution). Upper case, spaces around '-', after ')' and at both
-ends are tolerated when reading.
+ends are accepted.
 """
 
 import re
@@ -42,12 +42,12 @@ Layer = Conv | Pool | Linear
 
 
 class NotationError(ValueError):
-    """A text that is not in the notation; the message's first line tells the offending character, a caret below points at it.
+    """A text that is not in the notation; the message names the offending character, with a caret below it.
 
     Attributes:
         text: the whole text, as given.
         column: 0-based position of the offending character; `len(text)` where something is missing at the end.
-        expected: what should have stood there.
+        expected: what was expected there.
     """
 
     def __init__(self, text: str, column: int, expected: str) -> None:
@@ -61,13 +61,13 @@ class NotationError(ValueError):
 
 
 def parse(text: str) -> tuple[Layer, ...]:
-    """Reads the notation: `parse("(64)5c-2p-10fc") == (Conv(64, 5), Pool(2), Linear(10))`.
+    """Parses the notation: `parse("(64)5c-2p-10fc") == (Conv(64, 5), Pool(2), Linear(10))`.
 
     Args:
         text: layers joined by '-'.
 
     Returns:
-        The layers from the image up; at least one, the first a `Conv`.
+        The layers, shallow to deep; at least one, the first a `Conv`.
 
     Raises:
         NotationError: (a ValueError) naming the first offending character and what was expected there.
@@ -78,11 +78,11 @@ def parse(text: str) -> tuple[Layer, ...]:
 
 
 def format(layers: Iterable[Layer]) -> str:
-    """Writes layers in the notation; `parse(format(layers)) == tuple(layers)`.
+    """Formats layers in the notation; `parse(format(layers)) == tuple(layers)`.
 
     Raises:
         TypeError: for anything that is not a `Conv`, `Pool` or `Linear`.
-        NotationError: (a ValueError) for layers that break a rule, shown in the text they would make.
+        NotationError: (a ValueError) for layers that break a rule.
     """
     text = "-".join(_format_layer(layer) for layer in layers)
     parse(text)
@@ -101,7 +101,7 @@ def _format_layer(layer: Layer) -> str:
 
 
 class _Reader:
-    """Reads one text from left to right; `at` is the position of the next character."""
+    """Parser of one text, from left to right; `at` is the position of the next character."""
 
     def __init__(self, text: str) -> None:
         self.text, self.at = text, 0

@@ -1,4 +1,4 @@
-"""Stages: what the notation says of a net, as the facts that encoder, head and decoder are built from."""
+"""Stages: the notation of a net as the facts that encoder, head and decoder are built from."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ def stages_from_notation(notation: str, in_chans: int) -> tuple[tuple[Stage, ...
             convs = []
         else:
             linears.append(layer.features)
-    if convs:  # convolutions behind the last pool are a stage that keeps its resolution
+    if convs:  # convolutions after the last pool are a stage that keeps its resolution
         stages.append(Stage(tuple(convs), None))
     return tuple(stages), tuple(linears)
 
 
 def total_reduction(stages: Sequence[Stage]) -> int:
-    """Product of the pool sizes: pixels of the image to one of the top what, and the smallest image's side."""
+    """Product of the pool sizes: the reduction of the top what, and the side of the smallest image."""
     product = 1
     for stage in stages:
         product *= stage.pool_size or 1
@@ -56,7 +56,7 @@ def total_reduction(stages: Sequence[Stage]) -> int:
 
 
 def feature_sizes(stages: Sequence[Stage], img_size: tuple[int, int]) -> list[tuple[int, int]]:
-    """(h, w) behind each stage for images of ``img_size``; rows and columns that don't fill a window are dropped.
+    """(h, w) after each stage for images of ``img_size``; rows and columns that don't fill a window are dropped.
 
     Raises:
         ValueError: a pool's window is larger than the map it meets.

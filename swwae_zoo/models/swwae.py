@@ -22,6 +22,7 @@ from swwae_zoo.hub.config import (
     MAX_CHANS,
     MAX_CLASSES,
     MAX_SIDE,
+    Rule,
     either,
     flag,
     listed,
@@ -31,9 +32,10 @@ from swwae_zoo.hub.config import (
     whole,
 )
 from swwae_zoo.layers.classifier import GLOBAL_POOLS, Head
+from swwae_zoo.layers.pool import pool_names, unpool_names
 from swwae_zoo.models import _notation as paper
 from swwae_zoo.models._base import SWWAE, Encoding, pair_of
-from swwae_zoo.models._decoder import POOLS, UNPOOLS, MirroredDecoder
+from swwae_zoo.models._decoder import MirroredDecoder
 from swwae_zoo.models._encoder import EncoderStage
 from swwae_zoo.models._image_channels import fit_image_channels
 from swwae_zoo.models._pretrained import resolve, with_weights
@@ -68,14 +70,14 @@ class NotationSWWAE(SWWAE):
         notation: the net, e.g. ``"(64)5c-2p-(64)3c-2p-(64)3c-2p-10fc"``; its last fc layer is the classifier.
         num_classes: classes; None takes the last fc layer's width, 0 leaves the classifier out.
         in_chans: channels of the images, and of the reconstruction.
-        img_size: (H, W) the flattening classifier is built for; the encoder and the decoder take any size.
+        img_size: (H, W) that the flattening classifier is built for; encoder and decoder take any size.
         global_pool: "flatten" as in the paper, or one of timm's ("avg", ...) for a classifier of any size.
-        pool: "hard" (max and its switch) or "soft" (eq. 3, 4).
+        pool: "hard" (max and its switch), "soft" (eq. 3, 4), or another kind that `register_pool` was given.
         beta: sharpness of the soft pool; the paper's value is 100.
-        unpool: "switch", or "upsample" (every position gets the what: the ablation of Figure 2).
+        unpool: "switch", or "upsample" (the what is copied to its whole window: the ablation of Figure 2).
         batch_norm: batch norm after every convolution, in the encoder and the decoder.
-        drop_rate: dropout in front of the fully connected layers.
-        drop_conv_rate: dropout in front of the encoder's convolutions but the first: the paper's rival in Table 4.
+        drop_rate: dropout before the fully connected layers.
+        drop_conv_rate: dropout before the encoder's convolutions but the first: a baseline of the paper's Table 4.
 
     Raises:
         ValueError: wrong notation, option or image size.
@@ -116,7 +118,7 @@ class NotationSWWAE(SWWAE):
         self.grad_checkpointing = False
         self._traits = {"fixed_input_size": global_pool == "flatten"}
 
-        decoder = MirroredDecoder(stages, pool, unpool, batch_norm, **dd)
+        decoder = MirroredDecoder(stages, pool, unpool, batch_norm, beta, **dd)
         self.stages = nn.Sequential(
             *(
                 EncoderStage(s, pool, beta, batch_norm, drop_conv_rate, is_input=m == 0, **dd)
@@ -141,8 +143,8 @@ class NotationSWWAE(SWWAE):
         """He initialisation of the convolutions (all but the last are followed by ReLU), zero biases.
 
         Args:
-            needs_reset: give the other layers torch's own initialisation, as after `to_empty`; a layer just
-                built has it already.
+            needs_reset: also reset the other layers to torch's own initialisation, as after `to_empty`; a layer
+                that was just built has it already.
         """
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -182,14 +184,10 @@ class NotationSWWAE(SWWAE):
         return self.notation
 
     def forget_where(self, encoding: Encoding) -> Encoding:
-        """The encoding with every where at the middle of its window."""
+        """The encoding with every where replaced by the middle of its window."""
         return encoding._replace(
             switches=tuple(
-                None
-                if where is None
-                else torch.zeros_like(where)
-                if where.dtype != torch.uint8
-                else torch.full_like(where, (stage.pool_size // 2) * (stage.pool_size + 1))
+                None if where is None else stage.pool.centre(where)
                 for where, stage in zip(encoding.switches, self.stages, strict=False)
             )
         )
@@ -204,7 +202,7 @@ class NotationSWWAE(SWWAE):
         return self.stages(x)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Top what -> logits (B, num_classes), or what the last layer would see."""
+        """Top what -> logits (B, num_classes), or the input of the last layer."""
         return self.head(x, pre_logits=pre_logits)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -221,13 +219,13 @@ class NotationSWWAE(SWWAE):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """The whats of the chosen stages, as timm's models give them.
+        """The whats of the chosen stages, as timm's models return them.
 
         Args:
             x: images (B, in_chans, H, W).
             indices: the last n stages if an int, all if None, else those named (negative: from the end).
             norm: unused, there is no final norm.
-            stop_early: leave out the stages behind the last one asked for.
+            stop_early: do not run the stages after the last one asked for.
             output_fmt: "NCHW" only.
             intermediates_only: return the list alone, not (features, list).
 
@@ -248,7 +246,7 @@ class NotationSWWAE(SWWAE):
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Drop what the chosen intermediates don't need: later stages, the decoder, the head.
+        """Drops what the chosen intermediates don't need: later stages, the decoder, the head.
 
         Returns:
             The indices of the stages asked for, from the front.
@@ -256,7 +254,7 @@ class NotationSWWAE(SWWAE):
         take, last = feature_take_indices(len(self.stages), indices)
         self.decoder = None
         if last < len(self.stages) - 1:
-            prune_head = True  # it was built for the map of a stage that goes
+            prune_head = True  # it was built for the map of a stage that is dropped
             info = self.feature_info[last]
             self.stages, self.smallest, self.num_features = self.stages[: last + 1], info["reduction"], info["num_chs"]
             self.head.rebase(self.num_features, self.smallest)
@@ -292,7 +290,7 @@ class NotationSWWAE(SWWAE):
 
 
 def checkpoint_filter_fn(state_dict: dict[str, Tensor], model: NotationSWWAE) -> dict[str, Tensor]:
-    """Fits saved weights to a model of another in_chans (see `fit_image_channels`), and says what can't be fitted.
+    """Adapts saved weights to a model of another in_chans (see `fit_image_channels`).
 
     Raises:
         ValueError: layers of the head have other shapes, since img_size, global_pool or notation differ.
@@ -308,9 +306,10 @@ def checkpoint_filter_fn(state_dict: dict[str, Tensor], model: NotationSWWAE) ->
         wrong = key.startswith("head.") and key in own and own[key].shape != saved.shape
         if wrong and not (dropped and key.startswith("head.fc.")):
             raise ValueError(
-                f"{key} has shape {tuple(saved.shape)} in the saved weights, but {tuple(own[key].shape)} in a model for "
-                f"images of {model.head.img_size} with global_pool={model.head.pool_type!r}: build the model with the "
-                f"img_size, global_pool and notation that the weights were trained with, or leave its head out with num_classes=0 and global_pool=''"
+                f"{key} has shape {tuple(saved.shape)} in the saved weights, but {tuple(own[key].shape)} in a model "
+                f"for images of {model.head.img_size} with global_pool={model.head.pool_type!r}: build the model with "
+                f"the img_size, global_pool and notation that the weights were trained with, or leave its head out "
+                f"with num_classes=0 and global_pool=''"
             )
     return state_dict
 
@@ -354,9 +353,15 @@ SWWAE_ARGS = {
     "in_chans": whole(1, MAX_CHANS),
     "img_size": either(whole(1, MAX_SIDE), listed(whole(1, MAX_SIDE), 2, 2)),
     "global_pool": one_of(*GLOBAL_POOLS),
-    "pool": one_of(*POOLS),
+    "pool": Rule(
+        lambda value: isinstance(value, str) and value in pool_names(),
+        "a registered kind of pool, such as 'hard' or 'soft'",
+    ),
     "beta": number(0, 1e6),
-    "unpool": one_of(*UNPOOLS),
+    "unpool": Rule(
+        lambda value: isinstance(value, str) and value in unpool_names(),
+        "'switch', or a registered kind without a where, such as 'upsample'",
+    ),
     "batch_norm": flag(),
     "drop_rate": number(0, 1),
     "drop_conv_rate": number(0, 1),
@@ -365,11 +370,11 @@ ARGS_OF |= dict.fromkeys((*NOTATIONS, "swwae_stl10_vgg"), SWWAE_ARGS)
 
 
 def _create_swwae(variant: str, pretrained: bool, defaults: dict[str, Any], given: dict[str, Any]) -> NotationSWWAE:
-    """Build a variant.  A caller's own ``notation`` brings its own number of classes along.
+    """Builds a variant; a ``notation`` of the caller's sets the number of classes, too.
 
     Raises:
         RuntimeError: pretrained, but there are no weights to load.
-        ValueError: an option is wrong, or the weights can't be had or are not what they should be.
+        ValueError: an option is wrong, or the weights can't be fetched or don't fit.
     """
     kwargs = resolve(variant, pretrained, defaults, given)
     stages, linears = stages_from_notation(kwargs["notation"], in_chans=1)
@@ -385,7 +390,7 @@ def _create_swwae(variant: str, pretrained: bool, defaults: dict[str, Any], give
         feature_cfg={"out_indices": out_indices, "flatten_sequential": True},
         **kwargs,
     )
-    model._model_args = dict(saved_args)  # timm adds what the caller gave, and saves both in config.json
+    model._model_args = dict(saved_args)  # timm adds the caller's arguments, and saves both in config.json
     return model
 
 

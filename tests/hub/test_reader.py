@@ -36,7 +36,7 @@ for i in range(ROUNDS):
     sha256 = hashlib.sha256()
     for key, tensor in sorted(model.state_dict().items()):
         sha256.update(key.encode() + tensor.contiguous().numpy().tobytes())
-    found.append([model.decoder.stages[0].pool, model.pretrained_cfg.get("notes"), sha256.hexdigest()])
+    found.append([model.decoder.stages[0].pool.name, model.pretrained_cfg.get("notes"), sha256.hexdigest()])
 answer = [found, torn]
 """
 

@@ -1,7 +1,7 @@
 """Every family of timm's backbones, wrapped both ways: a sample here, all of them with `pytest -m backbones`.
 
-The whole survey takes about half an hour of one core; each line of docs/backbones.md is rewritten as soon as its model came
-through.  `SWWAE_BACKBONES=resnet18,vgg11` takes these alone, so that a survey that was broken off can go on.
+The whole survey takes about half an hour of one core; each line of docs/backbones.md is rewritten as soon as its
+model came through.  `SWWAE_BACKBONES=resnet18,vgg11` takes these alone, so that a survey that was broken off can go on.
 """
 
 import copy
@@ -21,7 +21,8 @@ from torch import nn
 import swwae_zoo
 
 TABLE = Path(__file__).parents[2] / "docs" / "backbones.md"
-SAMPLE = [  # a stride, a max pool, a blur, an average pool, a patchify stem, space-to-depth, branches, NHWC, an attention
+# A stride, a max pool, a blur, an average pool, a patchify stem, space-to-depth, branches, NHWC, an attention.
+SAMPLE = [
     "test_resnet",
     "test_convnext",
     "test_efficientnet",
@@ -121,7 +122,7 @@ def check(name):
     kinds = []
     for pools in ("tap", "insert"):
         model = swwae_zoo.wrap(copy.deepcopy(plain), pools=pools, decoder="light", img_size=size)
-        kinds.append(" ".join(step.event.kind for step in model.ladder.steps))
+        kinds.append(" ".join(step.event.kind for step in model.path.steps))
         for side in sizes:
             x = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(side))
             if pools == "tap":

@@ -86,7 +86,7 @@ def test_torchscript(args):
     model = create(args)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch is giving TorchScript up
-        if model.stages[0].is_soft:
+        if model.stages[0].pool.name == "soft":
             assert torch.equal(torch.jit.trace(model, IMAGES)(IMAGES), model(IMAGES))
             return
         scripted = torch.jit.script(model)
@@ -116,7 +116,7 @@ def test_compile(kind):
 def test_export_with_any_batch_size(kind):
     model = create(SMALL, **KINDS.get(kind, {}))
     module = model if kind == "logits" else Everything(model)
-    # Torch 2.11 can't prove that min(B, 2 B) is B, which the soft pool's views ask, for a named batch; at run time it can.
+    # Torch 2.11 can't prove that min(B, 2 B) is B, which the soft pool's views ask, for a named batch dimension.
     named = kind != "soft" or torch.__version__ >= (2, 14)
     batch = {0: torch.export.Dim("batch", min=1, max=64) if named else torch.export.Dim.DYNAMIC}
     program = torch.export.export(module, (IMAGES,), dynamic_shapes=(batch,)).module()

@@ -1,6 +1,6 @@
 """One tester for every registered SWWAE, and for nets of one's own: what timm asks of a model, and the decoder besides.
 
-The registered nets are tested a sixteenth as wide, which costs a hundredth; what depends on the width is tested at full size.
+The registered nets are tested a sixteenth as wide, which costs a hundredth; full size only where the width matters.
 """
 
 import copy

@@ -289,7 +289,8 @@ def test_batches_of_none_and_one(batch):
         ({"drop_conv_rate": -0.1}, "drop_conv_rate is -0.1: expected a share"),
         (
             {"img_size": 5},
-            "images of 5x5 are too small: stage 1 pools 3x3 windows, but its map is 2x2; this net takes images from 6x6 up",
+            "images of 5x5 are too small: stage 1 pools 3x3 windows, but its map is 2x2; this net takes images from "
+            "6x6 up",
         ),
         ({"img_size": 0}, "expected numbers of at least 1"),
         ({"in_chans": 0}, "images of 0x18x18 (in_chans, img_size)"),

@@ -28,7 +28,7 @@ def save(model, folder):
 
 
 def load(file, **args):
-    """The saved weights by `pretrained_cfg_overlay`, in a model of 3 channels and 7 classes unless ``args`` say otherwise."""
+    """The saved weights by `pretrained_cfg_overlay`, in a model of 3 channels and 7 classes by default."""
     overlay = {"file": str(file), "num_classes": 7}
     return create(seed=1, pretrained=True, pretrained_cfg_overlay=overlay, **args)
 

@@ -52,7 +52,7 @@ def test_max_pool_gives_its_own_where():
     row = torch.arange(what.shape[2])[:, None] * 2 - 1 + where.int() // 3
     column = torch.arange(what.shape[3]) * 2 - 1 + where.int() % 3
     assert torch.equal(row * width + column, index)
-    assert encoding.switches[0] is None and encoding.frames[1].size == (31, 32)
+    assert encoding.switches[0] is None and encoding.geometries[1].size == (31, 32)
 
 
 def test_backbone_is_timms_own():
@@ -164,20 +164,18 @@ class Levels(nn.Module):
 
 
 @pytest.mark.parametrize(("net", "strides"), [(Windows(), [4, 4]), (Levels(), [2, 2, 2])])
-def test_the_finest_ladder_to_the_last_map(net, strides):
+def test_the_finest_path_to_the_last_map(net, strides):
     model, x = swwae_zoo.wrap(net, img_size=64).eval(), images(1, 3, 64, 64)
-    assert [step.event.stride[0] for step in model.ladder.steps] == strides
+    assert [step.event.stride[0] for step in model.path.steps] == strides
     assert model.forward_encoder(x).whats[-1].shape[2:] == (64 // math.prod(strides),) * 2
     assert model.forward_swwae(x).reconstruction.shape == x.shape
 
 
 def test_a_hybrid_whose_maps_are_sequences_on_the_way():
     model = build_meta("swwae_wrap", {"backbone": "levit_128s", "img_size": 96, "decoder": "light"})
-    assert [step.event.kind for step in model.ladder.steps] == ["conv"] * 4 + [
-        "move"
-    ] * 2  # every second row and column
+    assert [step.event.kind for step in model.path.steps] == ["conv"] * 4 + ["move"] * 2  # every second row and column
     report = model.report()
-    assert "20 layers on tokens behind the top map" in report and "rearrangement /2: tap beside it" in report
+    assert "20 layers on tokens after the top map" in report and "rearrangement /2: tap beside it" in report
 
 
 def test_backbone_of_a_folder(tmp_path):
@@ -232,10 +230,10 @@ def test_report_tells_what_was_done_at_each_step():
     assert rows["step 1"].layer == "max pool /2: replaced" and rows["step 1"].shape == (64, 16, 16)
     assert (
         rows["step 2"].layer == "strided conv /2: tap beside it"
-        and rows["step 2"].switch == "where 2 -> decoder.rungs.2"
+        and rows["step 2"].switch == "where 2 -> decoder.stages.2"
     )
-    assert rows["decoder.rungs.4"].params == 512 * 256 * 9 + 2 * 256
-    assert rows["decoder.rungs.4"].flops == 2 * 512 * 256 * 9 * 2 * 2
+    assert rows["decoder.stages.4"].params == 512 * 256 * 9 + 2 * 256
+    assert rows["decoder.stages.4"].flops == 2 * 512 * 256 * 9 * 2 * 2
     assert rows["backbone"].params + rows["classifier"].params == sum(p.numel() for p in model.backbone.parameters())
     assert (
         "max pool /2: replaced" in model.report()
@@ -357,9 +355,9 @@ class Same(nn.Module):
 def test_same_padding_max_pool_is_exact(pools, size):
     model, x = swwae_zoo.wrap(Same(), pools=pools, img_size=size).eval(), images(1, 3, *size)
     encoding = model.forward_encoder(x)
-    assert torch.equal(encoding.whats[0], model.backbone(x)) and encoding.frames[0].kernel == (3, 3)
+    assert torch.equal(encoding.whats[0], model.backbone(x)) and encoding.geometries[0].kernel == (3, 3)
     unpooled = switch_unpool2d(
-        encoding.whats[0], encoding.switches[0], *encoding.frames[0][:3], output_size=encoding.frames[0].size
+        encoding.whats[0], encoding.switches[0], *encoding.geometries[0][:3], output_size=encoding.geometries[0].size
     )
     unpooled, full = fit(unpooled, size), model.backbone.conv(x)
     torch.testing.assert_close(

@@ -68,5 +68,5 @@ def test_bad_input(make, words, caplog):
 
 def test_a_size_that_only_the_second_probe_refuses_leaves_no_log(caplog):
     net = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(4 * 16 * 16, 10))
-    assert swwae_zoo.wrap(net, img_size=32).ladder.img_size == (32, 32)
+    assert swwae_zoo.wrap(net, img_size=32).path.img_size == (32, 32)
     assert not caplog.records

@@ -36,7 +36,7 @@ def test_frozen_stages_keep_weights_and_statistics(model):
     freeze(model, stages=2)
     changed, _ = train(model)
     assert not [name for name in changed if name.startswith(("backbone.conv1", "backbone.bn1", "backbone.layer1"))]
-    assert "backbone.layer2.0.conv1.weight" in changed and "decoder.rungs.0.convs.0.conv.weight" in changed
+    assert "backbone.layer2.0.conv1.weight" in changed and "decoder.stages.0.convs.0.conv.weight" in changed
     with pytest.raises(ValueError, match="expected at most 5"):
         freeze(model, stages=6)
 

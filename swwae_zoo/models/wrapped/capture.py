@@ -1,8 +1,8 @@
-"""One run of a backbone, watched: its maps and switches are picked up on the way, its pools exchanged in flight.
+"""Captures feature maps and switches during one forward pass of a backbone, replacing pooling ops as they are called.
 
-`Watch` is a `TorchFunctionMode`: it is entered around one call of the backbone and sees that call's operations alone, in
-the thread that runs them.  So nothing is ever put on a module, and two threads, a checkpointed backbone, torch.compile
-and torch.export see the plain backbone.
+`Capture` is a `TorchFunctionMode`: it is entered around one call of the backbone and sees that call's operations alone,
+in the thread that runs them.  Nothing is put on a module, so threads do not see each other, and checkpointing,
+torch.compile and torch.export see the plain backbone.
 """
 
 from __future__ import annotations
@@ -14,35 +14,44 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from swwae_zoo.layers.pooling import switch_pool2d
+from swwae_zoo.layers.hard_pool import HardPool
+from swwae_zoo.models.wrapped.probe import is_counted
 
-__all__ = ["Action", "Frame", "Plan", "Pooled", "Watch", "fit", "tap"]
+__all__ = ["Action", "PoolGeometry", "Plan", "Pooled", "Capture", "fit", "tap"]
 
 
-class Frame(NamedTuple):
-    """Geometry of one pool: its window, and (H, W) of the map it pooled, to which unpooling returns."""
+class PoolGeometry(NamedTuple):
+    """Window of one pool, and (H, W) of the map it pooled, to which unpooling returns."""
 
     kernel: tuple[int, int]
     stride: tuple[int, int]
     padding: tuple[int, int]
     size: tuple[int, int]
 
+    def unpool(self, what: Tensor, where: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, C, *size)."""
+        return HardPool(self.kernel, self.stride, self.padding).unpool(what, where, self.size)
+
+    def centre(self, where: Tensor) -> Tensor:
+        """A where that points at the middle of every window."""
+        return HardPool(self.kernel).centre(where)
+
 
 class Pooled(NamedTuple):
-    """what, where: (B, C, h, w), see `switch_pool2d`."""
+    """what, where: (B, C, h, w), see `HardPool`."""
 
     what: Tensor
     where: Tensor
-    frame: Frame
+    geometry: PoolGeometry
 
 
 class Action(NamedTuple):
     """What to do at one call.
 
-    kind: "in" or "out": pick up the map it takes or gives; "size": note (h, w) of the result; "max": a max pool, exchanged
-        for the one that gives switches; "conv", "avg": take stride 1 and let a pool step down; "move": let a dense
-        maximum run over the map that is to be rearranged.
-    slot: of the step, -1 where nobody asks.
+    kind: "in" or "out": capture its input or output map; "size": record (h, w) of its output; "max": replace a max pool
+        by one that also gives the where; "conv", "avg": use stride 1, then a pool of that stride; "move": take the
+        maximum of every window of stride 1 before the map is rearranged.
+    slot: index of the step; -1 where the result is not needed.
     """
 
     kind: str
@@ -54,47 +63,49 @@ class Action(NamedTuple):
 Plan = dict[Any, dict[int, tuple[Action, ...]]]  # function -> turn -> actions
 
 
-class Catch(NamedTuple):
-    """What one run left: by slot."""
+class Captured(NamedTuple):
+    """What one run captured, by slot."""
 
     maps: dict[int, Tensor]
     sizes: dict[int, tuple[int, int]]
     pooled: dict[int, Pooled]
 
 
-class Watch(TorchFunctionMode):
+class Capture(TorchFunctionMode):
     """Carries out a plan while it is entered.
 
     Args:
         plan: calls to act on.
-        catch: filled on the way.
+        captured: filled during the run.
         turns: an empty dict, which counts the calls.
-        exchange: whether max pools are exchanged; where the backbone is checkpointed its second run is not watched and has
-            to do what the first did, so there the where is made beside them.
+        replace: whether max pools are replaced.  A checkpointed backbone is recomputed outside of this mode and has to
+            compute the same, so there the where is computed beside its own max pool.
     """
 
-    def __init__(self, plan: Plan, catch: Catch, turns: dict[Any, int], exchange: bool = True):
+    def __init__(self, plan: Plan, captured: Captured, turns: dict[Any, int], replace: bool = True):
         super().__init__()
-        self.plan, self.catch, self.turns, self.exchange = plan, catch, turns, exchange
+        self.plan, self.captured, self.turns, self.replace = plan, captured, turns, replace
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        watched = self.plan.get(func)
-        if watched is None:
+        planned = self.plan.get(func)
+        if planned is None:
             return func(*args, **kwargs)
         turn = self.turns.get(func, 0)
+        if not is_counted(args, kwargs):
+            return func(*args, **kwargs)
         self.turns[func] = turn + 1
-        actions = watched.get(turn)
+        actions = planned.get(turn)
         if actions is None:
             return func(*args, **kwargs)
-        catch, out = self.catch, None
+        captured, out = self.captured, None
         for action in actions:
             if action.kind == "in":
-                catch.maps[action.slot] = channels_first(args[0] if args else kwargs["input"], action.channels_last)
+                captured.maps[action.slot] = channels_first(args[0] if args else kwargs["input"], action.channels_last)
         for action in actions:
             if action.kind == "max":
-                pooled = _max_pool(*args, exchange=self.exchange, **kwargs)
-                catch.pooled[action.slot] = pooled
+                pooled = _max_pool(*args, replace=self.replace, **kwargs)
+                captured.pooled[action.slot] = pooled
                 out = pooled.what
             elif action.kind == "conv" or action.kind == "avg":
                 dense = _dense_conv(*args, **kwargs) if action.kind == "conv" else _dense_average(*args, **kwargs)
@@ -110,20 +121,17 @@ class Watch(TorchFunctionMode):
             out = func(*args, **kwargs)
         for action in actions:
             if action.kind == "out":
-                catch.maps[action.slot] = channels_first(out, action.channels_last)
+                captured.maps[action.slot] = channels_first(out, action.channels_last)
             elif action.kind == "size":
-                catch.sizes[action.slot] = (out.shape[2], out.shape[3])
+                captured.sizes[action.slot] = (out.shape[2], out.shape[3])
         return out
 
     def _pool(self, x: Tensor, action: Action) -> Tensor:
-        """The reduction that a stride had: every stride-th window's first position stays a window's first position."""
+        """Reduces a dense map by the stride that was taken out; windows start where the strided ones did."""
         if action.slot < 0:
             return F.max_pool2d(x, action.stride, action.stride, ceil_mode=True)
-        what, where = switch_pool2d(x, action.stride, action.stride, 0, True)
-        self.catch.pooled[action.slot] = Pooled(
-            what, where, Frame(action.stride, action.stride, (0, 0), (x.shape[2], x.shape[3]))
-        )
-        return what
+        pooled = self.captured.pooled[action.slot] = _pool_windows(x, action.stride)
+        return pooled.what
 
 
 def channels_first(x: Tensor, channels_last: bool) -> Tensor:
@@ -138,29 +146,32 @@ def _max_pool(
     dilation: Any = 1,
     ceil_mode: bool = False,
     return_indices: bool = False,
-    exchange: bool = True,
+    replace: bool = True,
 ) -> Pooled:
-    """`F.max_pool2d` with a where.  A dilated window's where is counted in the window that spans it."""
+    """`F.max_pool2d` with a where; that of a dilated window is its position in the window that spans it."""
     kernel, padding, dilation = _pair(kernel_size), _pair(padding), _pair(dilation)
     stride = kernel if stride is None or stride == [] else _pair(stride)
     size = (x.shape[2], x.shape[3])
     if dilation != (1, 1):
         what, index = F.max_pool2d(x, kernel, stride, padding, dilation, ceil_mode, return_indices=True)
         span = ((kernel[0] - 1) * dilation[0] + 1, (kernel[1] - 1) * dilation[1] + 1)
-        return Pooled(what, _where_of_index(index, span, stride, padding, size[1]), Frame(span, stride, padding, size))
-    if exchange:
-        what, where = switch_pool2d(x, kernel, stride, padding, ceil_mode)
+        return Pooled(
+            what, _where_of_index(index, span, stride, padding, size[1]), PoolGeometry(span, stride, padding, size)
+        )
+    pool = HardPool(kernel, stride, padding, ceil_mode)
+    if replace:
+        what, where = pool.pool(x)
     else:
         what = F.max_pool2d(x, kernel, stride, padding, 1, ceil_mode)
         with torch.no_grad():
-            where = switch_pool2d(x.detach(), kernel, stride, padding, ceil_mode)[1]
-    return Pooled(what, where, Frame(kernel, stride, padding, size))
+            where = pool.pool(x.detach())[1]
+    return Pooled(what, where, PoolGeometry(kernel, stride, padding, size))
 
 
 def _where_of_index(
     index: Tensor, span: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int], width: int
 ) -> Tensor:
-    """Row-major position in a window of ``span``, uint8, of torch's index into a flat image ``width`` wide."""
+    """Row-major position in a window of ``span``, uint8, from torch's index into a flat image ``width`` wide."""
     rows, columns = (torch.arange(n, device=index.device) for n in index.shape[2:])
     row = index // width - (rows * stride[0] - padding[0])[:, None]
     column = index % width - (columns * stride[1] - padding[1])
@@ -188,7 +199,7 @@ def _dense_average(
     count_include_pad: bool = True,
     divisor_override: int | None = None,
 ) -> Tensor:
-    """Average pooling at stride 1; a window that hung over the edge in ceil mode sees the last row again."""
+    """Average pooling at stride 1; where a window hangs over the edge in ceil mode, the last row is repeated."""
     kernel, padding = _pair(kernel_size), _pair(padding)
     stride = kernel if stride is None or stride == [] else _pair(stride)
     if ceil_mode:
@@ -202,11 +213,11 @@ def _dense_average(
 
 
 def tap(x: Tensor, size: tuple[int, int] | None, stride: tuple[int, int]) -> Pooled:
-    """Pools a map beside the backbone's own step, to the size that the step gave it.
+    """Pools a map beside the backbone's own downsampling step, to the size of the step's output.
 
     Args:
-        x: (B, C, H, W), about to be reduced.
-        size: (h, w) behind the step; None for the smallest that covers the map.
+        x: (B, C, H, W), the step's input.
+        size: (h, w) of the step's output; None for the smallest that covers the map.
         stride: of the step.
     """
     full = (x.shape[2], x.shape[3])
@@ -216,12 +227,17 @@ def tap(x: Tensor, size: tuple[int, int] | None, stride: tuple[int, int]) -> Poo
             for side, n, s in zip(full, size, stride, strict=False)
         )
         x = fit(x, (kept[0], kept[1]), "replicate")
-    what, where = switch_pool2d(x, stride, stride, 0, True)
-    return Pooled(what, where, Frame(stride, stride, (0, 0), (x.shape[2], x.shape[3])))
+    return _pool_windows(x, stride)
+
+
+def _pool_windows(x: Tensor, size: tuple[int, int]) -> Pooled:
+    """Windows of ``size`` that do not overlap and cover the whole map."""
+    what, where = HardPool(size, ceil_mode=True).pool(x)
+    return Pooled(what, where, PoolGeometry(size, size, (0, 0), (x.shape[2], x.shape[3])))
 
 
 def fit(x: Tensor, size: tuple[int, int], mode: str = "constant") -> Tensor:
-    """Crops or pads (B, C, H, W) evenly on all sides to (B, C, *size)."""
+    """Crops or pads (B, C, H, W) evenly on both sides to (B, C, *size)."""
     down, right = size[0] - x.shape[2], size[1] - x.shape[3]
     if down == 0 and right == 0:
         return x

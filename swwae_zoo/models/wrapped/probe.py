@@ -1,13 +1,14 @@
-"""One run of a backbone, written down operation by operation: what each does to the resolution, and who feeds whom.
+"""Records one forward pass of a backbone: each operation, its shapes, and which operations its inputs come from.
 
-Nothing is put on a module: a `TorchFunctionMode` sees every torch function called while it is entered, and an
-operation is named by its function and its turn among that function's calls, which is the same in every later run.
-Tensors are fake ones wherever the backbone allows it, so a probe costs no arithmetic.
+Nothing is put on a module: a `TorchFunctionMode` sees every torch function called while it is entered.  Tensors are
+fake, so a probe costs no arithmetic.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
+import functools
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -16,23 +17,32 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.overrides import TorchFunctionMode
+from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils._pytree import tree_leaves
 
-__all__ = ["Call", "Layout", "Op", "Probe", "probe"]
+__all__ = ["Call", "Layout", "Op", "Probe", "is_counted", "is_timm", "probe", "run_backbone"]
 
-BATCH = 2  # of a probe: windows of an attention, cut out of the map into the batch, are told apart from the map by it
+BATCH = 2  # of a probe; not 1, so that attention windows, which are moved into the batch, differ from the map
 
 
 class Call(NamedTuple):
-    """An operation's name: the torch function, and which of that function's calls it is, counted from 0."""
+    """One call of a run: the torch function, and which of that function's calls it is, counted from 0."""
 
     func: Any
     turn: int
 
+    def __reduce__(self) -> Any:
+        """By the function's name: some of torch's functions can't be pickled, `max_pool2d` among them."""
+        name = resolve_name(self.func)
+        return (Call, tuple(self)) if name is None else (_named_call, (name, self.turn))
+
+
+def _named_call(name: str, turn: int) -> Call:
+    return Call(functools.reduce(getattr, name.split(".")[1:], torch), turn)
+
 
 class Layout(NamedTuple):
-    """How a tensor holds a map: the dimensions of its rows and columns, and (H, W)."""
+    """How a tensor stores a feature map: the dimensions of its rows and columns, and (H, W)."""
 
     dims: tuple[int, ...]  # (2, 3) channels first, (1, 2) channels last, one dimension for a sequence of H * W
     size: tuple[int, int]
@@ -47,7 +57,11 @@ class Layout(NamedTuple):
 
 
 class Op(NamedTuple):
-    """One call. inputs: indices of the operations that made its tensors, -1 for the image, None for weights."""
+    """One operation.
+
+    inputs: indices of the operations that its input tensors come from; -1 is the image, None a weight.
+    args, kwargs: with None in place of tensors.
+    """
 
     index: int
     call: Call
@@ -56,14 +70,18 @@ class Op(NamedTuple):
     in_shapes: tuple[tuple[int, ...], ...]
     out_shape: tuple[int, ...]
     layout: Layout | None
-    args: tuple[Any, ...]  # plain values; tensors are None
+    args: tuple[Any, ...]
     kwargs: dict[str, Any]
 
 
 class Probe(NamedTuple):
-    """ops: in the order of execution. output: index of the operation that made the features, with their shape.
+    """One recorded forward pass.
 
-    modules: name of a module -> index of the operation that made its output (of its input for "pre:NAME").
+    ops: in the order of execution.
+    output: index of the operation whose output the features are.
+    output_shape: of the features.
+    modules: name of a module -> index of the operation whose output is the module's output (or input).
+    turns: number of calls of each function, see `is_counted`.
     """
 
     ops: list[Op]
@@ -71,9 +89,10 @@ class Probe(NamedTuple):
     output_shape: tuple[int, ...] | None
     modules: dict[str, int]
     img_size: tuple[int, int]
+    turns: dict[Any, int]
 
 
-CHANNELS_FIRST = {  # functions whose first tensor is (B, C, H, W), and whose result is if it has four dimensions
+CHANNELS_FIRST = {  # functions of (B, C, H, W), whose output is one too if it has four dimensions
     torch.conv2d,
     torch.conv_transpose2d,
     torch.batch_norm,
@@ -100,8 +119,8 @@ MOVES = {"permute", "transpose", "movedim", "moveaxis", "swapaxes", "swapdims"}
 RESHAPES = {"reshape", "view", "flatten", "unflatten", "contiguous", "_unsafe_view"}
 
 
-class _Scribe(TorchFunctionMode):
-    """Writes down every call that makes a tensor out of tensors."""
+class _Recorder(TorchFunctionMode):
+    """Records every call that computes a tensor from the image."""
 
     def __init__(self, image: Tensor):
         super().__init__()
@@ -115,7 +134,7 @@ class _Scribe(TorchFunctionMode):
 
     def maker(self, tensor: Tensor) -> int | None:
         known = self.made.get(id(tensor))
-        if known is None and not isinstance(tensor, nn.Parameter):  # a custom autograd function returns another object
+        if known is None and not isinstance(tensor, nn.Parameter):  # a custom autograd function returns a new object
             known = self.stored.get(tensor.untyped_storage()._cdata)
         return known
 
@@ -126,7 +145,7 @@ class _Scribe(TorchFunctionMode):
         shapes = tuple(tuple(tensor.shape) for tensor in inputs)
         result = func(*args, **kwargs)
         turn = self.turns.get(func, 0)
-        self.turns[func] = turn + 1
+        self.turns[func] = turn + is_counted(args, kwargs)
         name = getattr(func, "__name__", str(func))
         outs = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         if name == "__setitem__":
@@ -148,12 +167,12 @@ class _Scribe(TorchFunctionMode):
         return result
 
     def is_level(self, height: int, width: int) -> bool:
-        """Whether the image would have these sides, divided by a whole number: a map, and no table of an attention."""
+        """Whether these are the image's sides divided by one integer: a map, and no table of an attention."""
         (full, wide) = self.shapes[-1][2:]
         return any(-(-full // r) == height and -(-wide // r) == width for r in range(1, 65))
 
     def settle(self, index: int, shape: tuple[int, ...]) -> None:
-        """The layout of what was made of windows or tokens, once a convolution or a pool takes it."""
+        """Sets the layout of a tensor that came from windows or tokens, once a convolution or a pool takes it."""
         if len(shape) == 4 and shape[0] == BATCH and shape == self.shapes[index]:
             self.layouts[index] = Layout((2, 3), (shape[2], shape[3]))
             self.ops[index] = self.ops[index]._replace(layout=self.layouts[index])
@@ -168,7 +187,7 @@ class _Scribe(TorchFunctionMode):
         shapes: tuple[tuple[int, ...], ...],
         out: tuple[int, ...],
     ) -> Layout | None:
-        """Of the result: told by the function, or carried over from the tensor it was made of."""
+        """Layout of the output: known from the function, or taken over from the input."""
         if not out or out[0] != BATCH:
             return None
         if func in CHANNELS_FIRST:
@@ -207,7 +226,7 @@ def _moved(layout: Layout, name: str, args: Any, ndim: int) -> Layout | None:
 
 
 def _reshaped(layout: Layout, shape: tuple[int, ...], out: tuple[int, ...]) -> Layout | None:
-    """A reshape keeps the order of the values, so as many of them lie in front of a map's rows as before."""
+    """A reshape keeps the order of the values, so the product of the dimensions before the rows stays the same."""
     before, ahead = math.prod(shape[: layout.dims[0]]), 1
     for dim, side in enumerate(out):
         if ahead == before and len(out) == 4 and dim in (1, 2) and out[dim : dim + 2] == layout.size:
@@ -220,7 +239,7 @@ def _reshaped(layout: Layout, shape: tuple[int, ...], out: tuple[int, ...]) -> L
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """While this is open torch writes no log of what fake tensors could not do: it is raised, too."""
+    """Silences torch's log of what fake tensors can't do; the same is raised as an error."""
     logger = logging.getLogger("torch._subclasses.fake_tensor")
 
     def nothing(_record: logging.LogRecord) -> bool:
@@ -233,15 +252,52 @@ def _quiet() -> Iterator[None]:
         logger.removeFilter(nothing)
 
 
+def is_timm(backbone: nn.Module) -> bool:
+    """Whether it has the two halves of timm's models."""
+    return hasattr(backbone, "forward_features") and hasattr(backbone, "forward_head")
+
+
+def run_backbone(backbone: nn.Module, x: Tensor) -> Any:
+    """Input of the head: timm's features, or the whole output of another module."""
+    return backbone.forward_features(x) if is_timm(backbone) else backbone(x)
+
+
+def is_counted(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    """Whether a call counts: those on scalars, vectors and tables may happen in one mode only, or once (caches)."""
+    x = args[0] if args else kwargs.get("input")
+    return not isinstance(x, Tensor) or x.ndim > 2
+
+
+@contextlib.contextmanager
+def _stand_in(module: nn.Module, fake: FakeTensorMode, training: bool) -> Iterator[nn.Module]:
+    """A copy of the module with fake weights, so that nothing that a run writes reaches the real one.
+
+    Where it can't be copied it is the module itself, in the mode that is asked for while this is open.
+    """
+    memo: dict[int, Any] = {}
+    modes = {child: child.training for child in module.modules()}
+    try:
+        for tensor in (*module.parameters(), *module.buffers()):
+            made = fake.from_tensor(tensor.detach())
+            memo[id(tensor)] = nn.Parameter(made, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else made
+        module = copy.deepcopy(module, memo)
+    except (RuntimeError, TypeError, NotImplementedError, AttributeError):
+        pass
+    try:
+        yield module.train(training)
+    finally:
+        for child, mode in modes.items():
+            child.training = mode
+
+
 def probe(
-    module: nn.Module, run: Callable[[Tensor], Any], in_chans: int, img_size: tuple[int, int], names: Mapping[str, str]
+    module: nn.Module, in_chans: int, img_size: tuple[int, int], names: Mapping[str, str], training: bool = False
 ) -> Probe:
-    """Runs ``run`` once on images of ``img_size`` and writes down what happened.
+    """Records one forward pass on images of ``img_size``; the module itself is left as it is.
 
     Args:
-        module: whose weights ``run`` uses; left as it was, in the mode it was in.
-        run: images (B, in_chans, H, W) -> features.
-        names: modules whose outputs (value "out") or inputs (value "in") shall be found among the operations.
+        names: modules whose outputs (value "out") or inputs (value "in") to locate among the operations.
+        training: the mode of the run.
 
     Raises:
         ValueError: the backbone refuses images of this size, or needs more than images.
@@ -250,16 +306,16 @@ def probe(
     device, dtype = (torch.device("cpu"), torch.float32) if weight is None else (weight.device, weight.dtype)
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     found: dict[str, int] = {}
-    with torch.no_grad(), _quiet(), fake:
+    with _stand_in(module, fake, training) as module, torch.no_grad(), _quiet(), fake:
         image = torch.empty(BATCH, in_chans, *img_size, device=device, dtype=dtype)
-        scribe = _Scribe(image)
+        recorder = _Recorder(image)
 
         def note(name: str, hooked: str) -> Callable[..., None]:
             def hook(_module: nn.Module, inputs: Any, output: Any = None) -> None:
                 leaves = [
                     leaf for leaf in tree_leaves(inputs if hooked == "in" else output) if isinstance(leaf, Tensor)
                 ]
-                maker = scribe.maker(leaves[0]) if leaves else None
+                maker = recorder.maker(leaves[0]) if leaves else None
                 if maker is not None:
                     found[name] = maker
 
@@ -274,17 +330,18 @@ def probe(
                 else target.register_forward_hook(note(name, hooked))
             )
         try:
-            with scribe:
-                features = run(image)
+            with recorder:
+                features = run_backbone(module, image)
         finally:
             for hook in hooks:
                 hook.remove()
     leaves = [leaf for leaf in tree_leaves(features) if isinstance(leaf, Tensor)]
     last = leaves[-1] if leaves else None
     return Probe(
-        scribe.ops,
-        None if last is None else scribe.maker(last),
+        recorder.ops,
+        None if last is None else recorder.maker(last),
         None if last is None else tuple(last.shape),
         found,
         img_size,
+        recorder.turns,
     )

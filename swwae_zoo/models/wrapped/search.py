@@ -1,4 +1,4 @@
-"""Finds a backbone's ladder in the record of one run of it: the operations as a graph, walked back from the features."""
+"""Finds the downsampling path of a probed backbone: its operations as a graph, searched back from the features."""
 
 from __future__ import annotations
 
@@ -7,36 +7,36 @@ from collections.abc import Sequence
 from typing import Any
 
 from swwae_zoo.models.wrapped.probe import CHANNELS_FIRST, CHANNELS_LAST, Op, Probe
-from swwae_zoo.models.wrapped.steps import Anchor, Event, Ladder, Step
+from swwae_zoo.models.wrapped.steps import Anchor, DownsamplingPath, Event, Step
 
-__all__ = ["find_ladder"]
+__all__ = ["find_path"]
 
-STEP = 1.5  # least ratio of the sides before and behind a step; less is a convolution without padding
-TOKENS = 0.35  # share of layers on tokens that makes a net a plain transformer or mixer if all it has is one step,
-MANY_TOKENS = 0.8  # and, behind the last map, whatever its steps are
+STEP = 1.5  # least ratio of the sides before and after a step; less is a convolution without padding
+TOKENS = 0.35  # share of layers on tokens from which a net with a single step is a plain transformer or mixer,
+MANY_TOKENS = 0.8  # and share of layers after the last map, whatever its steps are
 SQUEEZES = {"mean", "sum", "amax", "max", "std", "var", "adaptive_avg_pool2d", "adaptive_max_pool2d", "logsumexp"}
 RECTIFIERS = {"relu", "relu_", "relu6", "hardtanh", "hardtanh_", "clamp_min", "max_pool2d", "pad"}
 
 
-def find_ladder(found: Probe) -> Ladder:
-    """Steps of a probed backbone.
+def find_path(found: Probe) -> DownsamplingPath:
+    """The downsampling steps of a probed backbone.
 
     Args:
-        found: the probe; outputs of the modules it was asked for are preferred as the maps to be tapped.
+        found: the probe; outputs of the modules it was given are preferred as the maps to capture.
 
     Raises:
         ValueError: the features come from no map, or nothing shrinks.
     """
     graph = _Graph(found)
-    ladders, errors = [], []
+    paths, errors = [], []
     for top in graph.tops:
         try:
-            ladders.append(graph.ladder(top))
+            paths.append(graph.path(top))
         except ValueError as error:
             errors.append(error)
-    if not ladders:
+    if not paths:
         raise errors[0]
-    return max(ladders, key=lambda found: (len(found.steps), -sum(step.event.kind == "move" for step in found.steps)))
+    return max(paths, key=lambda path: (len(path.steps), -sum(step.event.kind == "move" for step in path.steps)))
 
 
 class _Graph:
@@ -67,14 +67,14 @@ class _Graph:
         return op.out_shape[3] if op.layout is not None and op.layout.dims == (1, 2) else op.out_shape[1]
 
     def _find_tops(self) -> list[int]:
-        """The last maps on the way to the features, latest first, of the latest one's size.
+        """The last maps before the features, latest first, all of the latest one's size.
 
         Raises:
             ValueError: there is none.
         """
         start = self.found.output
         if start is None:
-            raise ValueError("the backbone's output is no tensor made from the image")
+            raise ValueError("the backbone's output is no tensor computed from the image")
         seen, queue, tops = set(), [start], []
         while queue:
             index = max(queue)
@@ -93,7 +93,7 @@ class _Graph:
         return [top for top in tops if self.size(top) == self.size(tops[0])]
 
     def _on_tokens(self, top: int, everywhere: bool = True) -> int:
-        """How many layers give neither a map nor a vector, everywhere or behind the top."""
+        """How many layers output neither a map nor a vector, in the whole net or after the top map."""
         return sum(
             len(op.out_shape) > 2 and (op.index > top or everywhere and not self.is_map(op.index))
             for op in self.weighted
@@ -106,17 +106,17 @@ class _Graph:
             + (
                 f"{tokens} of its {len(self.weighted)} layers work on tokens rather than on maps (C, H, W)"
                 if tokens
-                else "they are made of no map (C, H, W)"
+                else "they are computed from no map (C, H, W)"
             )
-            + ": there is no ladder of maps to unpool along"
+            + ": there are no feature maps to unpool to"
         )
 
     def _lowest_path(self) -> dict[int, float]:
-        """For each operation the area of the largest map that cannot be avoided on the way from it to the top."""
+        """For each operation the least area of the largest map on a path from it to the top (minimax)."""
         low: dict[int, float] = {}
         for index in range(self.top, -2, -1):
             size = self.size(index)
-            is_pad = index >= 0 and self.ops[index].name == "pad"  # its margin goes again
+            is_pad = index >= 0 and self.ops[index].name == "pad"  # its margin is cropped again
             area = float(size[0] * size[1]) if size is not None and not is_pad else 0.0
             if index == self.top:
                 low[index] = area
@@ -132,7 +132,7 @@ class _Graph:
     # --- depth --------------------------------------------------------------------------------------
 
     def _chains(self) -> dict[int, int]:
-        """Longest chain of spatial convolutions that keep the size, since the last change of size, up to each operation."""
+        """For each operation: spatial convolutions in a row up to it, since the last change of size (longest path)."""
         chains: dict[int, tuple[int, tuple[int, int] | None]] = {-1: (0, self.found.img_size)}
         for op in self.ops:
             size = self.size(op.index)
@@ -199,7 +199,7 @@ class _Graph:
         return None
 
     def _made_of(self, op: Op, origin: int) -> bool:
-        """Whether `op` holds every value of the map, rearranged: a squeeze or an attention does not."""
+        """Whether `op` holds every value of the map, rearranged; a squeeze or an attention does not."""
         source = self.found.img_size if origin == -1 else self.size(origin)
         return source is not None and all(
             1 < round(a / b) <= 16 for a, b in zip(source, self.size(op.index) or (1, 1), strict=False)
@@ -244,11 +244,11 @@ class _Graph:
         last = layout is not None and layout.dims == (1, 2)
         return Event(op, kind, source, entry, (stride[0], stride[1]), size, out, in_chs, self.channels(op.index), last)
 
-    def ladder(self, top_index: int) -> Ladder:
+    def path(self, top_index: int) -> DownsamplingPath:
         """The steps from the image to one of the last maps.
 
         Raises:
-            ValueError: see `find_ladder`.
+            ValueError: see `find_path`.
         """
         self.top, self.low = top_index, {}
         self.low = self._lowest_path()
@@ -273,14 +273,15 @@ class _Graph:
             raise self._only_tokens(tokens)
         if not steps:
             raise ValueError(
-                f"its features have the image's own size, {top[0]}x{top[1]}: nothing shrinks, so there is no where to keep"
+                f"its features have the image's own size, {top[0]}x{top[1]}: nothing shrinks, so there is no where to "
+                "keep"
             )
         if any(
             max(a, b) > 2 * min(a, b) for a, b in zip(size, top, strict=False)
-        ):  # a last interpolation is bridged by another
+        ):  # the decoder inverts a last interpolation by another
             raise ValueError(
-                f"its maps shrink from {size[0]}x{size[1]} to {top[0]}x{top[1]} in a way that is no convolution, pool or "
-                "rearrangement"
+                f"its maps shrink from {size[0]}x{size[1]} to {top[0]}x{top[1]} in a way that is no convolution, pool "
+                "or rearrangement"
             )
         sources = [self._below(chosen, below) for chosen, _, below in steps] + [self.top]
         made = tuple(
@@ -295,7 +296,7 @@ class _Graph:
         used = {id(e) for step in made for e in step.events}
         others = tuple(e for e in events if id(e) not in used)
         image_depth = self.chains[sources[0]] if sources[0] >= 0 else 0
-        return Ladder(made, self.anchor(self.top), image_depth, others, self.found.img_size, behind)
+        return DownsamplingPath(made, self.anchor(self.top), image_depth, others, self.found.img_size, behind)
 
     def _choose(self, group: tuple[Event, ...]) -> Event:
         widest = max(e.in_chs for e in group)
@@ -308,7 +309,7 @@ class _Graph:
         return index
 
     def _below(self, event: Event, source: int) -> int:
-        """The map to tap: what a stage gave where it has the size that is about to shrink, else what the step takes."""
+        """The map to capture: a stage's output of the size that is about to shrink, else the step's own input."""
         if event.kind == "max" or source == -1:
             return source
         size = self.size(source)
@@ -322,7 +323,7 @@ class _Graph:
         facts = (self.channels(index), op.layout.dims == (1, 2), op.layout.size, self._is_positive(index))
         if index == self.found.output and len(self.found.output_shape or ()) == 4:
             return Anchor(None, "out", *facts)
-        # Calls of norms, convolutions and pools are as many in training as in evaluation; those of sums may not be.
+        # Norms, convolutions and pools are called as often in training as in evaluation; sums may not be.
         for user in self.users.get(index, ()):
             other = self.ops[user]
             if _is_steady(other) and other.inputs[0] == index:

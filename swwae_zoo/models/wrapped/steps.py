@@ -1,9 +1,9 @@
-"""The ladder of a backbone: where resolution steps down on the way from image to features, and how.
+"""The downsampling path of a backbone: where resolution decreases between image and features, and how.
 
-It is read from a `Probe`, that is from what operations do to shapes, whatever the modules are called.  An operation
-steps down if it makes a map at least one and a half times smaller in height or width, and if one can walk from it to
-the features without meeting a larger map: the gate of a squeeze-and-excite block, or the keys of an attention made from
-a smaller map, are multiplied into a map of the old size, and so are no steps.
+It is derived from a `Probe`, that is from what operations do to shapes, whatever the modules are called.  An operation
+is a downsampling step if its output is at least one and a half times smaller in height or width, and if a path leads
+from it to the features on which no feature map is larger.  So the gate of a squeeze-and-excite block, and the keys of
+an attention on a smaller map, are no steps: they are multiplied into a map of the old size.
 
     level 0  image  -> step 0 ->  level 1  -> step 1 ->  ...  ->  level M  the top map
 """
@@ -14,11 +14,14 @@ from typing import NamedTuple
 
 from swwae_zoo.models.wrapped.probe import Call, Op
 
-__all__ = ["Anchor", "Event", "Ladder", "Step"]
+__all__ = ["Anchor", "Event", "DownsamplingPath", "Step"]
 
 
 class Anchor(NamedTuple):
-    """Where a run holds a map: first tensor that ``call`` takes (end "in") or its result ("out"); no call: the features."""
+    """Where to capture a feature map: the first input of ``call`` (end "in") or its output ("out").
+
+    Without a call it is the features themselves.
+    """
 
     call: Call | None
     end: str
@@ -29,9 +32,11 @@ class Anchor(NamedTuple):
 
 
 class Event(NamedTuple):
-    """One operation that steps down, on the main path, a shortcut or a branch alike.
+    """One operation that downsamples, on the main path, a shortcut or a branch.
 
-    kind: "conv", "avg", "max", or "move" for all that only rearranges, "entry" being the calls that take the map then.
+    kind: "conv", "avg", "max", or "move" for everything that only rearranges values.
+    entry: the calls that take the map: the operation itself, or the first ones of a rearrangement.
+    channels_last: of the source.
     """
 
     op: Op
@@ -43,13 +48,16 @@ class Event(NamedTuple):
     out_size: tuple[int, int]
     in_chs: int
     out_chs: int
-    channels_last: bool  # of the source
+    channels_last: bool
 
 
 class Step(NamedTuple):
-    """One step down: the operation that stands for it, all others of the same step, and the map it reduces.
+    """One downsampling step.
 
-    below: the map, None for the image. depth: spatial convolutions one behind the other on the level *above* the step.
+    event: the operation that represents it.
+    events: all operations of the step, those of shortcuts included.
+    below: the map that it reduces; None for the image.
+    depth: spatial convolutions in a row on the level *after* the step.
     """
 
     event: Event
@@ -58,11 +66,15 @@ class Step(NamedTuple):
     depth: int
 
 
-class Ladder(NamedTuple):
-    """steps: shallow to deep. top: the map that the decoder starts from. image_depth: convolutions at level 0.
+class DownsamplingPath(NamedTuple):
+    """All downsampling steps of a backbone.
 
-    others: operations that step down beside the ladder. img_size: of the images it was found with.
-    tokens: layers behind the top that give no map, as those of a transformer on a convolutional stem.
+    steps: shallow to deep.
+    top: the feature map that the decoder starts from.
+    image_depth: convolutions at the image's own size.
+    others: operations that downsample off the path.
+    img_size: (H, W) of the images it was found with.
+    tokens: layers after the top map that output no map, as those of a transformer on a convolutional stem.
     """
 
     steps: tuple[Step, ...]

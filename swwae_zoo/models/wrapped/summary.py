@@ -1,24 +1,28 @@
-"""What a wrapped backbone is made of, step by step: kind of each step, shapes, parameters, FLOPs, way of each switch."""
+"""Summary of a wrapped backbone: downsampling steps and decoder stages with shapes, parameters, FLOPs, switches."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from swwae_zoo.models._layer_rows import Row, count_params
-from swwae_zoo.models.wrapped.model import WrappedSWWAE
+from swwae_zoo.models._layer_summary import LayerSummary, count_params
 from swwae_zoo.models.wrapped.steps import Step
 
-__all__ = ["ladder_rows", "ladder_text"]
+if TYPE_CHECKING:
+    from swwae_zoo.models.wrapped.model import WrappedSWWAE
+
+__all__ = ["wrapped_rows", "wrapped_table"]
 
 
-def ladder_rows(model: WrappedSWWAE, img_size: tuple[int, int]) -> list[Row]:
-    """The backbone, each of its steps down, its classifier, and each rung of the decoder, in the order they run.
+def wrapped_rows(model: WrappedSWWAE, img_size: tuple[int, int]) -> list[LayerSummary]:
+    """The backbone, each downsampling step, the classifier, and each decoder stage, in the order they run.
 
     Args:
-        model: on any device; it is run on fake tensors, so nothing is computed.
+        model: on any device; it runs on fake tensors, so nothing is computed.
         img_size: (H, W).
     """
     training = model.training
@@ -45,28 +49,30 @@ def ladder_rows(model: WrappedSWWAE, img_size: tuple[int, int]) -> list[Row]:
     classifier = model.get_classifier()
     heads = classifier if isinstance(classifier, (tuple, list)) else (classifier,)
     in_head = sum(count_params(module) for module in heads if isinstance(module, torch.nn.Module))
-    name = model.name + (f" ({tokens} layers on tokens behind the top map)" if (tokens := model.ladder.tokens) else "")
+    name = model.name + (f" ({tokens} layers on tokens after the top map)" if (tokens := model.path.tokens) else "")
     rows = [
-        Row("encoder", "backbone", name, shape_of(encoding.features), count_params(model.backbone) - in_head, before)
+        LayerSummary(
+            "encoder", "backbone", name, shape_of(encoding.features), count_params(model.backbone) - in_head, before
+        )
     ]
-    for m, step in enumerate(model.ladder.steps):
+    for m, step in enumerate(model.path.steps):
         where = encoding.switches[m] is not None
         rows.append(
-            Row(
+            LayerSummary(
                 "encoder",
                 f"step {m}",
                 kind_of(model, step),
                 shape_of(encoding.whats[m]),
                 0,
                 0,
-                f"where {m} -> decoder.rungs.{m}" if where else "",
+                f"where {m} -> decoder.stages.{m}" if where else "",
             )
         )
-    rows.append(Row("head", "classifier", "logits", shape_of(logits), in_head, head))
-    for m in reversed(range(len(model.ladder.steps))):
-        rung = model.decoder.rungs[m]
+    rows.append(LayerSummary("head", "classifier", "logits", shape_of(logits), in_head, head))
+    for m in reversed(range(len(model.path.steps))):
+        stage = model.decoder.stages[m]
         has_where = encoding.switches[m] is not None
-        text = f"{len(rung.convs)} conv 3x3, " + (
+        text = f"{len(stage.convs)} conv 3x3, " + (
             f"unpool to {encoding.sizes[m][0]}x{encoding.sizes[m][1]}"
             if has_where and encoding.sizes[m][0]
             else "unpool"
@@ -75,20 +81,20 @@ def ladder_rows(model: WrappedSWWAE, img_size: tuple[int, int]) -> list[Row]:
         )
         shape = shape_of(encoding.whats[m]) if has_where else shape_of(decoding.reconstruction)
         rows.append(
-            Row(
+            LayerSummary(
                 "decoder",
-                f"decoder.rungs.{m}",
+                f"decoder.stages.{m}",
                 text,
                 shape,
-                count_params(rung),
-                flops(f"rungs.{m}"),
+                count_params(stage),
+                flops(f"WrappedDecoder.stages.{m}"),
                 f"where {m} <- step {m}" if has_where else "",
             )
         )
     if model.decoder.output is not None:
         total = counter.get_total_flops() - before - head - sum(row.flops for row in rows if row.part == "decoder")
         rows.append(
-            Row(
+            LayerSummary(
                 "decoder",
                 "decoder.output",
                 f"{len(model.decoder.output)} conv 3x3",
@@ -100,9 +106,9 @@ def ladder_rows(model: WrappedSWWAE, img_size: tuple[int, int]) -> list[Row]:
     return rows
 
 
-def ladder_text(model: WrappedSWWAE, img_size: tuple[int, int]) -> str:
-    """The rows as a table."""
-    rows = ladder_rows(model, img_size)
+def wrapped_table(model: WrappedSWWAE, img_size: tuple[int, int]) -> str:
+    """`wrapped_rows` as a table of text."""
+    rows = wrapped_rows(model, img_size)
     total = max(1, sum(row.flops for row in rows))
     lines = [
         (
@@ -125,7 +131,7 @@ def ladder_text(model: WrappedSWWAE, img_size: tuple[int, int]) -> str:
 
 
 def kind_of(model: WrappedSWWAE, step: Step) -> str:
-    """What steps down, and what was done about it."""
+    """What downsamples, and how it is treated."""
     event = step.event
     names = {"conv": "strided conv", "avg": "average pool", "max": "max pool", "move": "rearrangement"}
     stride = f"{names[event.kind]} /{event.stride[0]}" + (

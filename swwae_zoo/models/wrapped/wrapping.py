@@ -1,7 +1,7 @@
-"""`wrap`: any timm convnet, or any module of one's own, becomes a SWWAE.
+"""`wrap`: turns any timm convnet, or any module of your own, into a SWWAE.
 
-`timm.create_model("swwae_wrap", backbone="resnet50")` is the same by the registry, so that recipes and saved models
-name their backbone in their options.
+`timm.create_model("swwae_wrap", backbone="resnet50")` is the same through timm's registry; recipes and saved models
+use it, with the backbone as an option.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from swwae_zoo.models._checkpoint_files import checkpoint_of_caller, refuse_pick
 from swwae_zoo.models._image_channels import fit_image_channels
 from swwae_zoo.models._pretrained import resolve
 from swwae_zoo.models.swwae import SWWAE_ARGS
-from swwae_zoo.models.wrapped.model import DECODERS, POOLS, WrappedSWWAE
+from swwae_zoo.models.wrapped.model import DECODERS, POOL_MODES, WrappedSWWAE
+from swwae_zoo.models.wrapped.probe import probe
 
 __all__ = ["wrap"]
 
@@ -63,19 +64,21 @@ def wrap(
     backbone_checkpoint: str | Path | None = None,
     **timm_kwargs: Any,
 ) -> WrappedSWWAE:
-    """A backbone with a mirrored decoder: logits as before, and reconstruction, middles and losses besides.
+    """A backbone with a mirrored decoder: the same logits, and a reconstruction and middles besides.
 
     Args:
-        backbone: a timm name (with a tag, or "hf-hub:...", "local-dir:..."), a timm model, or any module that takes images.
+        backbone: a timm name (with a tag, or "hf-hub:...", "local-dir:..."), a timm model, or any module that takes
+            images.
         pretrained: load the backbone's weights.
-        pools: "tap": the backbone's function stays as it is, bit for bit, and pools beside its steps down give the where;
-            "insert": each step gets stride 1 and a switch-returning pool behind it, for training from scratch.
-        decoder: "mirror": as many convolutions as the backbone has spatial ones, "light": one for each step.
-        decoder_depth: so many for each step instead.
+        pools: "tap": the backbone's function stays as it is, bit for bit; pools beside its downsampling steps give the
+            where. "insert": each step gets stride 1 and a switch-returning pool after it, for training from scratch.
+        decoder: "mirror": as many convolutions as the backbone has spatial ones; "light": one for each step.
+        decoder_depth: number of convolutions for each step, instead.
         in_chans: channels of the images.
         num_classes: width of the logits; the backbone's own by default.
-        img_size: (H, W) the model is built for; the backbone's own by default.
-        stages: names of modules (or one string of them, with commas) whose outputs shall be the maps that are compared and unpooled.
+        img_size: (H, W) that the model is built for; the backbone's own by default.
+        stages: names of modules (or one string of them, with commas) whose outputs to capture: the maps that the
+            reconstruction goes through and is compared with.
         backbone_checkpoint: a .safetensors file of the plain backbone's weights.
         timm_kwargs: further arguments of `timm.create_model` for a backbone given by name.
 
@@ -175,7 +178,7 @@ def build(
     num_classes: int | None,
     size: tuple[int, int],
 ) -> WrappedSWWAE:
-    """A `WrappedSWWAE` of a backbone, with what is wrong with it put into one line.
+    """A `WrappedSWWAE` of a backbone; whatever is wrong with it becomes a one-line error.
 
     Raises:
         ValueError: as `wrap` says.
@@ -204,7 +207,7 @@ def build(
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(
             f"{name} does not take images of {in_chans}x{size[0]}x{size[1]}: {reason:.200}; "
-            f"{_size_that_works(backbone, is_timm, in_chans, size)}"
+            f"{_size_that_works(backbone, in_chans, size)}"
         ) from error
 
 
@@ -214,15 +217,13 @@ def _near(backbone: nn.Module) -> str:
     return f"a convnet near its size is {near}"
 
 
-def _size_that_works(backbone: nn.Module, is_timm: bool, in_chans: int, size: tuple[int, int]) -> str:
+def _size_that_works(backbone: nn.Module, in_chans: int, size: tuple[int, int]) -> str:
     """Tries larger images, on fake tensors."""
-    from swwae_zoo.models.wrapped.probe import probe
-
     side = max(size)
     while side < 512:
         side = side * 2 if side >= 32 else 32
         try:
-            probe(backbone, backbone.forward_features if is_timm else backbone, in_chans, (side, side), {})
+            probe(backbone, in_chans, (side, side), {})
         except Exception:
             continue
         return f"it takes {side}x{side}: give img_size={side}, and resize the images"
@@ -239,12 +240,13 @@ def _check_arguments(backbone: nn.Module, name: str, is_timm: bool) -> None:
     ]
     if len(needed) > 1:
         raise ValueError(
-            f"{name}.forward needs {', '.join(needed)}: expected images alone; wrap a module that fills in {', '.join(needed[1:])}"
+            f"{name}.forward needs {', '.join(needed)}: expected images alone; "
+            f"wrap a module that fills in {', '.join(needed[1:])}"
         )
 
 
 def _stage_names(backbone: nn.Module, stages: Sequence[str] | str | None, name: str) -> dict[str, str]:
-    """Modules to be tapped, and whether their outputs ("out") or inputs ("in"): the caller's, else timm's own.
+    """Modules to capture, and whether their outputs ("out") or inputs ("in"): the caller's, else timm's own.
 
     Raises:
         ValueError: no such module; the nearest is in the message.
@@ -309,7 +311,7 @@ def _backbone_name(name: Any) -> bool:
 
 ARGS_OF["swwae_wrap"] = {
     "backbone": Rule(_backbone_name, "the name of a timm model"),
-    "pools": one_of(*POOLS),
+    "pools": one_of(*POOL_MODES),
     "decoder": one_of(*DECODERS),
     "decoder_depth": whole(1, 100),
     "stages": either(text(4000), listed(text(200), 1, 100)),
@@ -432,22 +434,22 @@ def swwae_wrap(pretrained: bool = False, **kwargs: Any) -> SWWAE:
 
 
 def checkpoint_filter_fn(state_dict: dict[str, Tensor], model: WrappedSWWAE) -> dict[str, Tensor]:
-    """Fits saved weights to a model of another in_chans; timm itself fits the backbone's first convolution and its head.
+    """Adapts saved weights to a model of another in_chans; timm adapts the backbone's first convolution and head.
 
     Raises:
         ValueError: they are those of another decoder.
     """
     state_dict = dict(state_dict.get("state_dict", state_dict))
-    output, convs = model.decoder.output, model.decoder.rungs[0].convs
+    output, convs = model.decoder.output, model.decoder.stages[0].convs
     last = (
-        f"decoder.rungs.0.convs.{len(convs) - 1}.conv" if output is None else f"decoder.output.{len(output) - 1}.conv"
+        f"decoder.stages.0.convs.{len(convs) - 1}.conv" if output is None else f"decoder.output.{len(output) - 1}.conv"
     )
     own = model.state_dict()
     fit_image_channels(state_dict, own, last, model.in_chans)
     decoder = {key: value.shape for key, value in state_dict.items() if key.startswith("decoder.")}
     if decoder and decoder != {key: value.shape for key, value in own.items() if key.startswith("decoder.")}:
         raise ValueError(
-            "the saved weights are those of another decoder: leave pools, decoder, decoder_depth and img_size as they were saved, "
-            "or take the backbone's weights alone with backbone_checkpoint=FILE"
+            "the saved weights are those of another decoder: leave pools, decoder, decoder_depth and img_size as they "
+            "were saved, or take the backbone's weights alone with backbone_checkpoint=FILE"
         )
     return state_dict

@@ -1,4 +1,4 @@
-"""One row of what a model is made of."""
+"""One layer in the summary of a model."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from typing import NamedTuple
 
 from torch import nn
 
-__all__ = ["Row", "count_params"]
+__all__ = ["LayerSummary", "count_params"]
 
 
-class Row(NamedTuple):
+class LayerSummary(NamedTuple):
     """One layer.
 
     part: encoder, head or decoder.
-    name: the module's path; for a pool or unpool the stage's with ".pool" or ".unpool" behind it.
-    layer: what it is, e.g. "conv 5x5".
+    name: the module's path; for a pool or unpool the stage's path and ".pool" or ".unpool".
+    layer: its kind, e.g. "conv 5x5".
     shape: of its output, without the batch: (C, H, W) or (N,).
-    params: parameters of its own.
+    params: its own parameters.
     flops: for one image.
-    switch: where its switch goes to or comes from; "" for layers that have none.
+    switch: where its switch goes to or comes from; "" for layers without one.
     """
 
     part: str

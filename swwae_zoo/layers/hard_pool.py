@@ -1,0 +1,48 @@
+"""The pool kind "hard": max pooling, its switch, and unpooling by the switch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from swwae_zoo.layers.pool import Pool, register_pool
+from swwae_zoo.layers.pooling import switch_pool2d, switch_unpool2d
+
+__all__ = ["HardPool"]
+
+
+@register_pool("hard")
+class HardPool(Pool):
+    """what: the maximum of each window; where: its row-major position in the window, uint8 (B, C, h, w).
+
+    Unlike other kinds its windows may overlap, be padded and hang over the edge: so it also pools wrapped backbones.
+
+    Args:
+        kernel_size, stride, padding, ceil_mode: as for `switch_pool2d`.
+    """
+
+    commutes_with_relu = True
+
+    def __init__(
+        self,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] | None = None,
+        padding: int | tuple[int, int] = 0,
+        ceil_mode: bool = False,
+    ):
+        self.kernel_size, self.stride, self.padding, self.ceil_mode = kernel_size, stride, padding, ceil_mode
+
+    def pool(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return switch_pool2d(x, self.kernel_size, self.stride, self.padding, self.ceil_mode)
+
+    def unpool(self, what: Tensor, where: Tensor | None, output_size: tuple[int, int]) -> Tensor:
+        assert where is not None
+        return switch_unpool2d(what, where, self.kernel_size, self.stride, self.padding, output_size)
+
+    def centre(self, where: Tensor) -> Tensor:
+        size = self.kernel_size
+        height, width = (size, size) if isinstance(size, int) else size
+        return torch.full_like(where, (height // 2) * width + width // 2)
+
+    def what_only(self) -> nn.Module:
+        return nn.MaxPool2d(self.kernel_size, self.stride, self.padding, ceil_mode=self.ceil_mode)

@@ -31,7 +31,7 @@ def figure3(setting: Setting) -> None:
     test = load_images(recipe.data, "test", data_dir=recipe.data_dir or None)
     measured: dict[str, dict[str, Any]] = {}
     for pool, saved in trained(recipe, setting, "fig3").items():
-        responses = {axis: shifts.respond(saved, test.images[:MEASURED], axis) for axis in "xy"}
+        responses = {axis: shifts.respond(saved, test.first(MEASURED), axis) for axis in "xy"}
         measured[pool] = numbers(saved, responses)
         plane = int(responses["x"].what[SHIFTS.index(0)].mean(0).argmax())
         with atomic_write(setting.out / f"fig3-{pool}.png") as part:

@@ -31,7 +31,7 @@ def _holds_runs(folder: Path) -> bool:
 
 
 def _folders(root: Path) -> list[Path]:
-    return [Path(entry) for entry in _entries(root) if entry.is_dir()]
+    return [Path(entry) for entry in _entries(root) if _is_folder(entry)]
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
@@ -58,7 +58,7 @@ class Tree:
 
     def __init__(self, root: Path, suffixes: Set[str], held_out: Sequence[Path] = (), by_folder: bool = True):
         self._suffixes, self._by_folder = suffixes, by_folder
-        self._root = root.resolve()
+        self._root = _real(root)
         self._above = {_key(folder) for folder in (self._root, *self._root.parents)}
         self._held_out: list[Path] = []
         self._walked: set[tuple[int, int]] = set()
@@ -102,7 +102,8 @@ class Tree:
             folders = ", ".join(printable(path, 120) for path in self.passed_over[:_NAMED])
             notes.append(f"{spec}: held out: {folders}{', ...' if len(self.passed_over) > _NAMED else ''}")
         if self.other_kinds:
-            kinds = ", ".join(f"{count} {printable(kind, 20)}" for kind, count in self.other_kinds.most_common(_NAMED))
+            most = sorted(self.other_kinds.items(), key=lambda item: (-item[1], item[0]))[:_NAMED]
+            kinds = ", ".join(f"{count:,} {printable(kind, 20)}" for kind, count in most)
             more = ", ..." if len(self.other_kinds) > _NAMED else ""
             notes.append(f"{spec}: {self.other_kinds.total():,} files of other kinds left out ({kinds}{more})")
         return notes
@@ -112,7 +113,7 @@ class Tree:
         while waiting:
             folder = waiting.pop()
             entries = _entries(folder)
-            folders = [Path(entry) for entry in entries if entry.is_dir()]
+            folders = [Path(entry) for entry in entries if _is_folder(entry)]
             splits = split_folders(folders) if self._by_folder else {}
             aside = {path for split, path in splits.items() if split != "train"}
             self._hold_out(aside)
@@ -125,13 +126,13 @@ class Tree:
                     self._walked.add(_key(path))
                     waiting.append(path)
             for entry in entries:
-                if not entry.is_dir():
+                if not _is_folder(entry):
                     self._take(entry, found)
 
     def _hold_out(self, folders: Iterable[Path]) -> None:
         for folder in sorted(folders):
             if not self._is_held_out(folder):
-                self._held_out.append(folder.resolve())
+                self._held_out.append(_real(folder))
                 self.passed_over.append(folder)
 
     def _take(self, entry: os.DirEntry[str], found: list[Path]) -> None:
@@ -145,7 +146,7 @@ class Tree:
         elif self._is_held_out(path):
             self.into_held_out.append(path)
         else:  # one that leads nowhere is read, and found to be bad, like any other
-            if path.exists() and not path.resolve().is_relative_to(self._root):
+            if path.exists() and not _real(path).is_relative_to(self._root):
                 self.outside.append(path)
             found.append(path)
 
@@ -157,13 +158,24 @@ class Tree:
         if key in self._walked or key in self._above:
             return False
         self._walked.add(key)
-        if not link.resolve().is_relative_to(self._root):
+        if not _real(link).is_relative_to(self._root):
             self.outside.append(link)
         return True
 
     def _is_held_out(self, path: Path) -> bool:
-        real = path.resolve()
+        real = _real(path)
         return any(real.is_relative_to(folder) for folder in self._held_out)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _real(path: Path) -> Path:
+    return Path(os.path.realpath(path))  # Path.resolve raises on a link to itself
 
 
 def _key(path: Path) -> tuple[int, int]:

@@ -17,8 +17,7 @@ import numpy as np
 import torch
 
 from swwae_zoo.bench import BenchSettings, Step
-from swwae_zoo.data import ImageSet, IndexStream, Preprocess, load_images
-from swwae_zoo.data.loader import ResidentImages, StreamedImages
+from swwae_zoo.data import ImageSet, IndexStream, Preprocess, StreamedImages, load_images
 from swwae_zoo.utils.provenance import provenance
 
 
@@ -46,8 +45,8 @@ def main():
             for start in range(0, args.images, 10_000):
                 file.write(rng.integers(0, 256, (min(10_000, args.images - start), 3072), dtype=np.uint8).data)
         store = load_images(f"tinyimages:{path}", "unlabeled", in_chans=step.images.shape[1])
-        whole = ImageSet("resident", store.records(0, store.total), None, ())
-        kinds = {"resident": ResidentImages(whole, args.device), "mapped": StreamedImages(store, args.device)}
+        whole = ImageSet("resident", store.images)
+        kinds = {"resident": whole.to(args.device), "mapped": StreamedImages(store, args.device)}
         streams = {name: IndexStream(store.count, args.batch_size, 0) for name in kinds}
         times = {name: {"wait": [], "prepare": [], "step": []} for name in kinds}
         for name, images in kinds.items():

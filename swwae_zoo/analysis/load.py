@@ -14,11 +14,14 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from swwae_zoo.config import RunConfig, read_recipe
-from swwae_zoo.data import Preprocess, load_images
+from swwae_zoo.data import Preprocess, images_on, load_images
+from swwae_zoo.data.readers.pictures import check_range, open_picture
 from swwae_zoo.models._base import SWWAE
 from swwae_zoo.training.evaluate import classification_error, mean_reconstruction_loss
 from swwae_zoo.training.trainer import lambdas_of
+from swwae_zoo.utils.files import user_path
 from swwae_zoo.utils.precision import Autocast
+from swwae_zoo.utils.text import printable
 
 __all__ = ["Saved", "evaluate_saved", "load_saved", "read_pictures"]
 
@@ -111,15 +114,15 @@ def evaluate_saved(
     highest = int(image_set.labels.max())
     if highest >= model.num_classes:
         raise ValueError(f"{data} has class {highest}, but {saved.folder} was trained for {model.num_classes} classes")
-    images, labels = image_set.images.to(saved.device), image_set.labels.to(saved.device)
+    images = images_on(image_set, saved.device)
     autocast = Autocast(amp, saved.device)
     return {
         "run": str(saved.folder),
         "model": config.model,
         "data": data,
         "split": split,
-        "images": len(labels),
-        "error": classification_error(model, images, labels, saved.prepare, autocast),
+        "images": images.count,
+        "error": classification_error(model, images, saved.prepare, autocast),
         "reconstruction": mean_reconstruction_loss(model, images, saved.prepare, autocast)
         if lambdas_of(config).runs_decoder
         else None,
@@ -136,11 +139,10 @@ def read_pictures(saved: Saved, files: Sequence[str | Path]) -> Tensor:
     batch = []
     for file in files:
         try:
-            with Image.open(file) as opened:
-                image = ImageOps.exif_transpose(opened).convert("L" if saved.model.in_chans == 1 else "RGB")
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            reason = getattr(error, "strerror", None) or "not a readable image"
-            raise ValueError(f"{file}: {reason}") from error
+            image, used = open_picture(user_path(file), saved.model.in_chans == 1)
+            check_range(used, "read")
+        except ValueError as error:
+            raise ValueError(f"{printable(file)}: {error}") from error
         scale = min(image.width / width, image.height / height)
         box = (
             (width, height)

@@ -1,13 +1,14 @@
 """Data sets as uint8 tensors: loading, seeded splits, index streams, and batched preprocessing."""
 
+from swwae_zoo.data.bounds import physical_memory
 from swwae_zoo.data.load import LOADERS, data_folder, load_images
-from swwae_zoo.data.loader import ResidentImages, StreamedImages, fits_on, images_on
+from swwae_zoo.data.loader import StreamedImages, images_on
 from swwae_zoo.data.sampler import IndexStream
 from swwae_zoo.data.seeds import seeded
-from swwae_zoo.data.splits import Splits, make_splits
+from swwae_zoo.data.splits import SplitRequest, Splits, make_splits
 from swwae_zoo.data.store import ImageStore
 from swwae_zoo.data.transforms import Preprocess
-from swwae_zoo.data.types import ImageSet, NoSuchSplit
+from swwae_zoo.data.types import Images, ImageSet, NoSuchSplit
 from swwae_zoo.data.views import AUGMENT, STRONG, Augmentation, RandomView, augmentation
 
 __all__ = [
@@ -17,18 +18,19 @@ __all__ = [
     "LOADERS",
     "ImageSet",
     "ImageStore",
+    "Images",
     "IndexStream",
     "NoSuchSplit",
     "Preprocess",
     "RandomView",
-    "ResidentImages",
+    "SplitRequest",
     "Splits",
     "StreamedImages",
     "augmentation",
     "data_folder",
-    "fits_on",
     "images_on",
     "load_images",
     "make_splits",
+    "physical_memory",
     "seeded",
 ]

@@ -7,6 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from swwae_zoo.utils.files import user_path
+from swwae_zoo.utils.text import printable
+
+_NUMBER = re.compile(r"[+-]?[0-9_]{1,18}")
 _SPEC = re.compile(r"([01])-based:(.+)", re.DOTALL)
 
 
@@ -24,28 +28,29 @@ def read_exclusions(spec: str, total: int) -> np.ndarray:
     match = _SPEC.fullmatch(spec)
     if match is None:
         raise ValueError(f"exclude: got {spec!r}, expected 1-based:FILE (its first image is 1) or 0-based:FILE (0)")
-    base, path = int(match[1]), Path(match[2]).expanduser()
+    base, path = int(match[1]), user_path(match[2])
     if not path.is_file():
-        raise ValueError(f"exclude: {path} is not a file; expected one number a line, or a .npy of them")
+        raise ValueError(f"exclude: {printable(path)} is not a file; expected one number a line, or a .npy of them")
+    name = printable(path)
     numbers, lines = _from_npy(path) if path.suffix == ".npy" else _from_text(path)
     wrong = (numbers < base) | (numbers >= total + base)
     if wrong.any():
         at = int(wrong.argmax())
         where = f"entry {at}" if lines is None else f"line {lines[at]}"
         raise ValueError(
-            f"exclude: {path}, {where}: got {numbers[at]}, expected {base} to {total + base - 1}, {base}-based"
+            f"exclude: {name}, {where}: got {numbers[at]}, expected {base} to {total + base - 1}, {base}-based"
         )
-    return np.unique(numbers) - base
+    return np.unique(numbers).astype(np.int64) - base
 
 
 def _from_npy(path: Path) -> tuple[np.ndarray, None]:
     try:
-        numbers = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise ValueError(f"exclude: {path} is no NumPy array ({error})") from error
-    if numbers.ndim != 1 or not np.issubdtype(numbers.dtype, np.integer):
-        raise ValueError(f"exclude: {path} is {numbers.dtype} of shape {numbers.shape}; expected whole numbers, (K,)")
-    return numbers.astype(np.int64), None
+        numbers = np.load(path, allow_pickle=False, mmap_mode="r")  # its header may claim more than there is
+    except (ValueError, OSError, EOFError, SyntaxError, TypeError, OverflowError) as error:
+        raise ValueError(f"exclude: {printable(path)} is no NumPy array ({printable(error, 200)})") from error
+    if not isinstance(numbers, np.ndarray) or numbers.ndim != 1 or not np.issubdtype(numbers.dtype, np.integer):
+        raise ValueError(f"exclude: {printable(path)} is no array of whole numbers, (K,)")
+    return numbers, None
 
 
 def _from_text(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -55,9 +60,10 @@ def _from_text(path: Path) -> tuple[np.ndarray, np.ndarray]:
             entry = text.partition("#")[0].strip()
             if not entry:
                 continue
-            try:
-                numbers.append(int(entry))
-            except ValueError:
-                raise ValueError(f"exclude: {path}, line {line}: got {entry[:40]!r}, expected a whole number") from None
+            if not _NUMBER.fullmatch(entry):
+                raise ValueError(
+                    f"exclude: {printable(path)}, line {line}: got {entry[:40]!r}, expected a whole number"
+                )
+            numbers.append(int(entry))
             lines.append(line)
     return np.array(numbers, np.int64), np.array(lines, np.int64)

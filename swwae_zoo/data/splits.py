@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -10,44 +10,71 @@ import torch
 from torch import Tensor
 
 from swwae_zoo.data.exclude import read_exclusions
-from swwae_zoo.data.leakage import Progress
-from swwae_zoo.data.leakage import copies as find_copies
+from swwae_zoo.data.leakage import Progress, leaked
 from swwae_zoo.data.load import data_folder, load_images
+from swwae_zoo.data.loader import images_on
 from swwae_zoo.data.seeds import seeded
-from swwae_zoo.data.store import ImageStore
-from swwae_zoo.data.types import ImageSet, NoSuchSplit
+from swwae_zoo.data.types import Images, NoSuchSplit, complement
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitRequest:
+    """What `make_splits` is asked for.
+
+    Args:
+        data: spec of the labelled set (see `load_images`).
+        unlabeled: "same" for the training images of `data`, "none", or another spec.
+        num_labels: labelled images; 0 keeps every label that is not validation's.
+        num_val: validation images to draw where the set has none of its own: 0 for none, -1 for a tenth of the
+            training images but at most 5,000.
+        seed: of the round.
+        data_dir, img_size, in_chans, bad_images: as for `load_images`; unlabelled images get the channels of `data`.
+        exclude: unlabelled images to leave out, "1-based:FILE" or "0-based:FILE" (see `read_exclusions`).
+        leakage: which copies of test and validation images to take out of another unlabelled set: "exact", "near" (see
+            `leakage.py`), "off" (exact ones of validation images alone), or "auto": near for Tiny Images, of which
+            CIFAR is a part, else exact.
+        limit: bytes of unlabelled images that may lie in memory.
+        labeled_limit: bytes of labelled images, and of test images, that may.
+    """
+
+    data: str
+    unlabeled: str = "same"
+    num_labels: int = 0
+    num_val: int = 0
+    seed: int = 0
+    data_dir: str | None = None
+    img_size: int | tuple[int, int] | None = None
+    in_chans: int | None = None
+    bad_images: str = "refuse"
+    exclude: str = ""
+    leakage: str = "auto"
+    limit: float = float("inf")
+    labeled_limit: float = float("inf")
 
 
 class Splits(NamedTuple):
-    """What one round trains on, chooses by and is judged by."""
+    """Labelled, unlabelled, validation and test images of one round."""
 
-    labeled: ImageSet
-    unlabeled: ImageSet | ImageStore | None
-    val: ImageSet | None
-    test: ImageSet | None
+    labeled: Images
+    unlabeled: Images | None
+    val: Images | None
+    test: Images | None
     num_classes: int
     notes: tuple[str, ...] = ()  # what a user should know was done to the data
 
+    def to(self, device: torch.device, unlabeled: bool = True) -> Splits:
+        """The images on `device`, each of them once; the unlabelled ones stay where they are without `unlabeled`."""
+        moved: dict[int, Tensor] = {}
+        names = ("labeled", "val", "test", "unlabeled") if unlabeled else ("labeled", "val", "test")
+        parts = {name: getattr(self, name) for name in names}
+        return self._replace(**{name: part and images_on(part, device, moved) for name, part in parts.items()})
 
-def make_splits(
-    *,
-    data: str,
-    unlabeled: str = "same",
-    num_labels: int = 0,
-    num_val: int = 0,
-    seed: int = 0,
-    data_dir: str | None = None,
-    img_size: int | tuple[int, int] | None = None,
-    in_chans: int | None = None,
-    bad_images: str = "refuse",
-    exclude: str = "",
-    copies: str = "auto",
-    limit: float = float("inf"),
-    tell: Progress | None = None,
-) -> Splits:
-    """The splits of one round; a function of its arguments alone, and another `seed` is a fresh round.
 
-    The validation images are drawn first, then the labelled ones from the rest, both with as many of each class.
+def make_splits(request: SplitRequest, tell: Progress | None = None) -> Splits:
+    """The splits of one round; a function of the request alone, and another `seed` is a fresh round.
+
+    The validation images are the set's own, where it has some. Else they are drawn first, then the labelled ones from
+    the rest, both with as many of each class.
     Where the classes do not divide the number, some classes, chosen by the seed, give one more than the others.
     With the same seed and `num_val`, more labels contain the fewer. Validation images are in no other split: they
     are taken out of the unlabelled images too, by position when those are the training images, and image by image
@@ -55,53 +82,55 @@ def make_splits(
     likewise.
 
     Args:
-        data: spec of the labelled set (see `load_images`).
-        unlabeled: "same" for the training images of `data`, "none", or another spec.
-        num_labels: labelled images; 0 keeps every label that is not validation's.
-        num_val: validation images, 0 for none, -1 for a tenth of the training images but at most 5,000.
-        seed: of the round.
-        data_dir, img_size, in_chans, bad_images, limit: as for `load_images`; unlabelled images get the channels of `data`.
-        exclude: unlabelled images to leave out, "1-based:FILE" or "0-based:FILE" (see `read_exclusions`).
-        copies: which copies of test and validation images to take out of another unlabelled set: "exact", "near" (see
-            `copies.py`), "off" (exact ones of validation images alone), or "auto": near for Tiny Images, of which CIFAR
-            is a part, else exact.
-        tell: told how far the search for copies has come.
+        tell: called with how far the search for leakage has come (see `leaked`).
 
     Raises:
         ValueError: no labels, fewer labels than classes, a class with fewer images than asked, and what
             `load_images` raises.
     """
-    options = {"data_dir": data_dir, "img_size": img_size, "bad_images": bad_images}
-    train = load_images(data, "train", in_chans=in_chans, **options)
+    train = _load(request, request.data, "train", request.in_chans, request.labeled_limit)
     if train.labels is None:
-        raise ValueError(f"{data} has no labels; expected a labelled set, or give it as --unlabeled {data}")
-    options["in_chans"] = train.images.shape[1]
+        raise ValueError(
+            f"{request.data} has no labels; expected a labelled set, or give it as --unlabeled {request.data}"
+        )
+    channels, num_classes = train.shape[0], len(train.class_names)
     try:
-        test = load_images(data, "test", **options)
+        test = _load(request, request.data, "test", channels, request.labeled_limit)
     except NoSuchSplit:
         test = None
-    num_classes = len(train.class_names)
-    if test is not None and test.labels is not None and int(test.labels.max()) >= num_classes:
-        raise ValueError(f"{data}: test label {int(test.labels.max())}, expected 0 to {num_classes - 1} as in training")
-
-    if num_val < 0:
-        num_val = tenth(len(train.images), num_classes)
-    val_index, labeled_index = draw(train, num_labels=num_labels, num_val=num_val, seed=seed)
-    val = train.select(val_index) if num_val else None
-    notes: tuple[str, ...] = ()
-    if exclude and unlabeled in ("none", "same"):
-        raise ValueError(f"exclude: got {exclude!r} with --unlabeled {unlabeled}; expected another unlabelled set")
-    if unlabeled == "none":
+    try:
+        val = _load(request, request.data, "val", channels, request.labeled_limit)
+    except NoSuchSplit:
+        val = None
+    for part, name in ((test, "test"), (val, "validation")):
+        if part is not None and part.labels is not None and int(part.labels.max()) >= num_classes:
+            raise ValueError(
+                f"{request.data}: {name} label {int(part.labels.max())}, expected 0 to {num_classes - 1} as in training"
+            )
+    notes = train.notes
+    num_val = request.num_val if request.num_val >= 0 else tenth(train.count, num_classes)
+    if val is not None and request.num_val > 0:
+        notes += (
+            f"{request.data}: its own {val.count:,} validation images are used, and no {request.num_val:,} drawn",
+        )
+    num_val = num_val if val is None else 0
+    val_index, labeled_index = draw(train, num_labels=request.num_labels, num_val=num_val, seed=request.seed)
+    val = train.select(val_index) if num_val else val
+    if request.exclude and request.unlabeled in ("none", "same"):
+        raise ValueError(
+            f"exclude: got {request.exclude!r} with --unlabeled {request.unlabeled}; expected another unlabelled set"
+        )
+    if request.unlabeled == "none":
         others = None
-    elif unlabeled == "same":
-        others = (train if val is None else train.select(_complement(val_index, len(train.images)))).unlabelled()
+    elif request.unlabeled == "same":
+        others = train.without(val_index).unlabelled()
     else:
-        others = load_images(unlabeled, "unlabeled", limit=limit, **options)
-        if copies == "auto":
-            copies = "near" if unlabeled.partition(":")[0] == "tinyimages" else "exact"
-        held_out = [part.images for part in (val, test if copies != "off" else None) if part is not None]
-        others, notes = _cleaned(others, exclude, held_out, copies, data_folder(data_dir), tell)
-    labeled = train if len(labeled_index) == len(train.images) else train.select(labeled_index)
+        others = _load(request, request.unlabeled, "unlabeled", channels, request.limit)
+        notes += others.notes
+        others, done = _cleaned(others, request, val, test, tell)
+        notes += done
+    few = 2 * len(labeled_index) < train.count
+    labeled = train.select(labeled_index) if few else train.without(complement(labeled_index, train.count))
     return Splits(labeled, others, val, test, num_classes, notes)
 
 
@@ -110,12 +139,26 @@ def tenth(count: int, num_classes: int) -> int:
     return min(5000, count // 10) // num_classes * num_classes
 
 
-def draw(train: ImageSet, *, num_labels: int, num_val: int, seed: int) -> tuple[Tensor, Tensor]:
+def _load(request: SplitRequest, spec: str, split: str, in_chans: int | None, limit: float) -> Images:
+    return load_images(
+        spec,
+        split,
+        data_dir=request.data_dir,
+        img_size=request.img_size,
+        in_chans=in_chans,
+        bad_images=request.bad_images,
+        limit=limit,
+    )
+
+
+def draw(train: Images, *, num_labels: int, num_val: int, seed: int) -> tuple[Tensor, Tensor]:
     """Positions of the validation and of the labelled images in `train`, `(num_val,)` and `(num_labels,)`, ascending.
 
     Raises:
         ValueError: as `make_splits`.
     """
+    if train.labels is None:
+        raise ValueError(f"{train.name} has no labels to draw from")
     num_classes = len(train.class_names)
     if min(num_labels, num_val) < 0:
         raise ValueError(f"got {num_labels} labels and {num_val} validation images, expected 0 or more")
@@ -154,40 +197,29 @@ def _quotas(total: int, num_classes: int, seed: int, purpose: str) -> list[int]:
     return [each + (label in favoured) for label in range(num_classes)]
 
 
-def _complement(index: Tensor, n: int) -> Tensor:
-    kept = torch.ones(n, dtype=torch.bool)
-    kept[index] = False
-    return kept.nonzero()[:, 0]
-
-
 def _cleaned(
-    others: ImageSet | ImageStore,
-    exclude: str,
-    held_out: list[Tensor],
-    copies: str,
-    folder: Path,
-    tell: Progress | None,
-) -> tuple[ImageSet | ImageStore, tuple[str, ...]]:
+    others: Images, request: SplitRequest, val: Images | None, test: Images | None, tell: Progress | None
+) -> tuple[Images, tuple[str, ...]]:
     """Unlabelled images less those excluded and copies of those held out, and what was done."""
-    total = others.total if isinstance(others, ImageStore) else others.count
     dropped, notes = [], []
-    if exclude:
-        dropped.append(read_exclusions(exclude, total))
-        notes.append(f"{len(dropped[-1]):,} of {total:,} unlabelled images left out as {exclude} says")
+    leakage = request.leakage
+    if leakage == "auto":
+        leakage = "near" if request.unlabeled.partition(":")[0] == "tinyimages" else "exact"
+    held_out = [part for part in (val, test if leakage != "off" else None) if part is not None]
+    if request.exclude:
+        dropped.append(read_exclusions(request.exclude, others.count))
+        notes.append(f"{len(dropped[-1]):,} of {others.count:,} unlabelled images left out as {request.exclude} says")
     if held_out:
-        dropped.append(find_copies(others, torch.cat(held_out), copies == "near", folder, tell))
+        dropped.append(leaked(others, held_out, leakage == "near", data_folder(request.data_dir), tell))
         if len(dropped[-1]):
-            kind = "near or exact" if copies == "near" else "exact"
+            kind = "near or exact" if leakage == "near" else "exact"
             notes.append(
-                f"{len(dropped[-1]):,} of {total:,} unlabelled images left out: {kind} copies of test or validation images"
+                f"{len(dropped[-1]):,} of {others.count:,} unlabelled images left out: {kind} copies of test or "
+                "validation images"
             )
     positions = np.unique(np.concatenate(dropped)) if dropped else np.empty(0, np.int64)
-    if len(positions) == total:
+    if len(positions) == others.count:
         raise ValueError(
             f"{others.name}: every image is left out; expected some to remain: look at --exclude and --copies"
         )
-    if not len(positions):
-        return others, tuple(notes)
-    if isinstance(others, ImageStore):
-        return others.without(positions), tuple(notes)
-    return others.select(_complement(torch.from_numpy(positions), total)), tuple(notes)
+    return others.without(torch.from_numpy(positions)), tuple(notes)

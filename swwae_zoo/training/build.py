@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import safetensors
@@ -11,18 +10,17 @@ import timm
 import torch
 
 from swwae_zoo.config import RunConfig
-from swwae_zoo.data import ImageSet, Splits, fits_on, make_splits, seeded
-from swwae_zoo.loss import Lambdas
+from swwae_zoo.data import SplitRequest, Splits, make_splits, physical_memory, seeded
 from swwae_zoo.models import SWWAE, build_meta
 from swwae_zoo.optim.finetune import freeze
 from swwae_zoo.utils.distributed import World
 
-__all__ = ["build_model", "input_shape", "load_initial", "memory_limit", "resident", "resolve_device", "splits_of"]
+__all__ = ["build_model", "input_shape", "load_initial", "memory_limit", "resolve_device", "splits_of"]
 
 
 def splits_of(config: RunConfig, shape: tuple[int, int, int]) -> Splits:
     """The data of one round, for images of ``shape`` (C, H, W); the seed decides which are labelled and which validate."""
-    return make_splits(
+    request = SplitRequest(
         data=config.data,
         unlabeled=config.unlabeled,
         num_labels=config.num_labels,
@@ -33,38 +31,18 @@ def splits_of(config: RunConfig, shape: tuple[int, int, int]) -> Splits:
         in_chans=shape[0],
         bad_images=config.bad_images,
         exclude=config.exclude,
-        copies=config.copies,
+        leakage=config.copies,
         limit=memory_limit(config.unlabeled_store),
+        labeled_limit=memory_limit("auto"),
     )
+    return make_splits(request)
 
 
 def memory_limit(store: str) -> float:
     """Bytes of unlabelled images that may lie in memory: half of the machine's when `store` is "auto"."""
-    if store == "auto" and "SC_PHYS_PAGES" in getattr(os, "sysconf_names", {}):
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2
+    if store == "auto":
+        return physical_memory() / 2
     return 0 if store == "disk" else float("inf")
-
-
-def resident(splits: Splits, device: torch.device, lambdas: Lambdas) -> Splits:
-    """The splits' tensors on ``device``, each of them once, so that a round and its twin share them; unlabelled images
-    that no loss looks at stay where they are."""
-    moved: dict[int, torch.Tensor] = {}
-    idle = (
-        set()
-        if lambdas.uses_unlabeled and splits.unlabeled is not None and fits_on(splits.unlabeled, device)
-        else {"unlabeled"}
-    )
-
-    def move(tensor: torch.Tensor | None) -> torch.Tensor | None:
-        return None if tensor is None else moved.setdefault(id(tensor), tensor.to(device))
-
-    return splits._replace(
-        **{
-            name: images._replace(images=move(images.images), labels=move(images.labels))
-            for name, images in splits._asdict().items()
-            if isinstance(images, ImageSet) and name not in idle
-        }
-    )
 
 
 def input_shape(config: RunConfig) -> tuple[int, int, int]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
+from swwae_zoo.data import Images
 from swwae_zoo.loss import reconstruction_loss
 from swwae_zoo.utils.distributed import World
 from swwae_zoo.utils.precision import Autocast
@@ -14,17 +15,16 @@ from swwae_zoo.utils.precision import Autocast
 __all__ = ["classification_error", "mean_reconstruction_loss"]
 
 
-def _batches(images: Tensor, size: int, world: World) -> Iterator[slice]:
+def _batches(images: Images, size: int, world: World) -> Iterator[tuple[Tensor, Tensor | None]]:
     """Every ``world.size``-th batch: the batches are the same however many processes share them."""
-    for start in range(world.rank * size, images.shape[0], world.size * size):
-        yield slice(start, start + size)
+    for start in range(world.rank * size, images.count, world.size * size):
+        yield images.batch(torch.arange(start, min(start + size, images.count)))
 
 
 @torch.inference_mode()
 def classification_error(
     model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
+    images: Images,
     prepare: Callable[[Tensor], Tensor],
     autocast: Autocast,
     batch_size: int = 512,
@@ -33,26 +33,25 @@ def classification_error(
     """Share of wrongly classified images in %, 0 to 100; the model is left in the mode it was in.
 
     Args:
-        images: (N, C, H, W) uint8, N > 0.
-        labels: (N,) int64.
+        images: with labels, at least one, on the model's device.
         prepare: uint8 images -> the model's input.
         world: the processes that share the work; each calls this with the same arguments and gets the whole result.
     """
     training = model.training
     model.eval()
     wrong = 0
-    for part in _batches(images, batch_size, world):
+    for batch, labels in _batches(images, batch_size, world):
         with autocast():
-            logits = model(prepare(images[part]))
-        wrong += int((logits.argmax(1) != labels[part]).sum())
+            logits = model(prepare(batch))
+        wrong += int((logits.argmax(1) != labels).sum())
     model.train(training)
-    return 100.0 * world.sum(wrong) / images.shape[0]
+    return 100.0 * world.sum(wrong) / images.count
 
 
 @torch.inference_mode()
 def mean_reconstruction_loss(
     model: nn.Module,
-    images: Tensor,
+    images: Images,
     prepare: Callable[[Tensor], Tensor],
     autocast: Autocast,
     batch_size: int = 512,
@@ -62,10 +61,10 @@ def mean_reconstruction_loss(
     training = model.training
     model.eval()
     total = 0.0
-    for part in _batches(images, batch_size, world):
-        x = prepare(images[part])
+    for batch, _ in _batches(images, batch_size, world):
+        x = prepare(batch)
         with autocast():
             reconstruction = model.forward_decoder(model.forward_encoder(x)).reconstruction
         total += float(reconstruction_loss(reconstruction, x)) * x.shape[0]
     model.train(training)
-    return world.sum(total) / images.shape[0]
+    return world.sum(total) / images.count

@@ -15,7 +15,7 @@ import torch
 
 from swwae_zoo.config import RunConfig, read_recipe, without_lambdas
 from swwae_zoo.models import swwae as _registers_the_models  # noqa: F401
-from swwae_zoo.training.build import build_model, input_shape, resident, resolve_device, splits_of
+from swwae_zoo.training.build import build_model, input_shape, resolve_device, splits_of
 from swwae_zoo.training.progress import Progress
 from swwae_zoo.training.run_directory import Elsewhere, RunDirectory
 from swwae_zoo.training.signals import Interrupt
@@ -89,7 +89,7 @@ def _train_rounds(
             splits = None  # this round's images first make room for the next's
             with world.one_per_machine_first():
                 splits = splits_of(run, shape)
-            splits, seed = resident(splits, device, lambdas_of(run)), run.seed
+            splits, seed = splits.to(device, unlabeled=lambdas_of(run).uses_unlabeled), run.seed
             for note in splits.notes:
                 progress.say(note)
         directory = root if len(runs) == 1 else directory_of(run.out)

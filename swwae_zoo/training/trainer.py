@@ -10,18 +10,7 @@ import torch
 from torch import Tensor
 
 from swwae_zoo.config import RunConfig, lambdas
-from swwae_zoo.data import (
-    AUGMENT,
-    STRONG,
-    IndexStream,
-    Preprocess,
-    RandomView,
-    ResidentImages,
-    Splits,
-    augmentation,
-    images_on,
-    seeded,
-)
+from swwae_zoo.data import AUGMENT, STRONG, Images, IndexStream, Preprocess, RandomView, Splits, augmentation, seeded
 from swwae_zoo.layers.sync_batch_norm import with_sync_batch_norm
 from swwae_zoo.loss import TERMS, Lambdas, TermOptions
 from swwae_zoo.models import SWWAE
@@ -82,7 +71,7 @@ class Trainer:
     Args:
         config: the recipe of this one run.
         model: the net, freshly initialised.
-        splits: labelled, unlabelled, validation and test images.
+        splits: labelled, unlabelled, validation and test images, on the device (`Splits.to`).
         directory: where everything is written.
         device: where it runs.
         progress: told what happens.
@@ -155,10 +144,8 @@ class Trainer:
         self.weak_view = view_of(config, "weak", self.model.img_size)
         self.strong_view = view_of(config, "strong", self.model.img_size)
         self.needs_both_views = "strong view" in self.lambdas.needs
-        self.labeled = ResidentImages(splits.labeled, self.device)
-        self.val, self.test = (s and ResidentImages(s, self.device) for s in (splits.val, splits.test))
-        uses_unlabeled = self.lambdas.uses_unlabeled and splits.unlabeled is not None
-        self.unlabeled = images_on(splits.unlabeled, self.device) if uses_unlabeled else None
+        self.labeled, self.val, self.test = splits.labeled, splits.val, splits.test
+        self.unlabeled = splits.unlabeled if self.lambdas.uses_unlabeled else None
         # an epoch is a pass over the unlabelled images, for the twin too, which does not look at them
         stream_length, batch = len(self.labeled), config.labeled_batch
         if splits.unlabeled is not None:
@@ -169,7 +156,10 @@ class Trainer:
         self.unlabeled_stream = IndexStream(stream_length, batch, config.seed + 1)
         self.unlabeled_random = seeded(config.seed, "augment unlabelled")
         self.labeled_share = self.world.share(self.labeled_stream.batch_size, "labelled images")
-        self.unlabeled_share = self.world.share(batch, "unlabelled images") if uses_unlabeled else Share(0, 0, 0)
+        self.unlabeled_share = (
+            self.world.share(batch, "unlabelled images") if self.unlabeled is not None else Share(0, 0, 0)
+        )
+        self.labeled.follow(self.labeled_stream, self.labeled_share.slice)
         if self.unlabeled is not None:
             self.unlabeled.follow(self.unlabeled_stream, self.unlabeled_share.slice)
         count, whole = (sum(parts) for parts in zip(self.labeled_share[1:], self.unlabeled_share[1:], strict=True))
@@ -399,10 +389,8 @@ class Trainer:
         """Whether there is a validation error: without lambda_nll the classifier stays as it was drawn."""
         return self.val is not None and self.lambdas.classifies
 
-    def error_on(self, images: ResidentImages) -> float:
-        return classification_error(
-            self._model_to_judge(), images.images, images.labels, self._prepare_eval, self.autocast, world=self.world
-        )
+    def error_on(self, images: Images) -> float:
+        return classification_error(self._model_to_judge(), images, self._prepare_eval, self.autocast, world=self.world)
 
     def _model_to_judge(self) -> SWWAE:
         self.world.copy_buffers(self.final_model)
@@ -444,13 +432,13 @@ class Trainer:
             "best_step": self.best_step if self.validates else self.step,
             "test_error": self.error_on(self.test) if classifies else None,
             "test_rec": mean_reconstruction_loss(
-                self._model_to_judge(), self.test.images, self._prepare_eval, self.autocast, world=self.world
+                self._model_to_judge(), self.test, self._prepare_eval, self.autocast, world=self.world
             )
             if reconstructs and self.test
             else None,
         }
         if reconstructs and self.world.first:
-            shown = self._prepare_eval((self.test or self.val or self.labeled).images[:16])
+            shown = self._prepare_eval((self.test or self.val or self.labeled).first(16))
             self.directory.draw(
                 "reconstructions.png", lambda path: figures.draw_reconstructions(path, self.final_model, shown)
             )

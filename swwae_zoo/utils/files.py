@@ -1,26 +1,57 @@
-"""Atomic writes: a file is either as it was or complete, whenever the process is killed."""
+"""Files that are either as they were or complete, whenever a process is killed, and that tell when they are damaged."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import hashlib
 import os
-from collections.abc import Iterator
+import re
+import secrets
+import socket
+import tempfile
+import zlib
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import safetensors
 
-__all__ = ["atomic_write"]
+__all__ = ["atomic_write", "cache_folders", "read_sealed", "user_path", "writable", "write_sealed"]
+
+_SEAL = 32  # hexadecimal digits of a sealed file's checksum
+
+
+def user_path(path: str | os.PathLike[str]) -> Path:
+    """A path that a user gave, with `~` and `~name` expanded.
+
+    Raises:
+        ValueError: there is no such home, or the path holds a null character.
+    """
+    if "\0" in os.fspath(path):
+        raise ValueError(f"got the path {os.fspath(path)!r}, expected one without a null character")
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{os.fspath(path)}: {error}; expected a path without ~") from error
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """Gives a path beside ``path`` to write to, and moves it there when the block ends well.
 
+    The path is this writer's own, whatever other threads, processes and machines write at the same time. What a
+    killed process of this machine left for the same file is removed.
+
     Raises:
         OSError: what writing raised, the disk being full among them; ``path`` is as it was.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    name = path.name if len(os.fsencode(path.name)) < 200 else hashlib.sha256(os.fsencode(path.name)).hexdigest()
+    machine = f"{zlib.crc32(socket.gethostname().encode()):08x}"
+    for left in path.parent.glob(f".{_glob_escaped(name)}.{machine}-*.part"):
+        if not _runs(left.name.split("-")[-2]):
+            left.unlink(missing_ok=True)
+    partial = path.with_name(f".{name}.{machine}-{os.getpid()}-{secrets.token_hex(4)}.part")
     try:
         yield partial
         with open(partial, "rb+") as file:  # on disk before it takes the old file's place
@@ -31,6 +62,73 @@ def atomic_write(path: Path) -> Iterator[Path]:
         if _disk_is_full(error):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
         raise
+
+
+def write_sealed(path: Path, payload: bytes) -> None:
+    """Writes ``payload`` and its checksum, atomically; `read_sealed` gives it back."""
+    with atomic_write(path) as part:
+        part.write_bytes(payload + b"\n" + _seal(payload))
+
+
+def read_sealed(path: Path) -> bytes | None:
+    """What `write_sealed` wrote; None where there is no such file, or it is not as it was written."""
+    try:
+        content = path.read_bytes() if path.is_file() else b""
+    except OSError:
+        return None
+    payload, line, seal = content[: -_SEAL - 1], content[-_SEAL - 1 : -_SEAL], content[-_SEAL:]
+    return payload if line == b"\n" and seal == _seal(payload) else None
+
+
+def cache_folders(folder: Path, name: str) -> list[Path]:
+    """Where a cache that belongs to `folder` may lie: in it, else in the user's own cache, else in a temporary folder.
+
+    A temporary folder that somebody else could have filled is not among them.
+    """
+    places = [folder / name]
+    with contextlib.suppress(RuntimeError):  # no home
+        places.append(Path("~/.cache/swwae_zoo").expanduser() / name)
+    shared = Path(tempfile.gettempdir()) / f"swwae_zoo-{os.getuid() if hasattr(os, 'getuid') else 'cache'}"
+    try:
+        shared.mkdir(mode=0o700, exist_ok=True)
+        stat = shared.lstat()
+        own = not hasattr(os, "getuid") or stat.st_uid == os.getuid()
+        if own and not shared.is_symlink() and not stat.st_mode & 0o022:
+            places.append(shared / name)
+    except OSError:
+        pass
+    return places
+
+
+def writable(folders: Sequence[Path]) -> Path | None:
+    """The first of the folders that a file can be made in (the folder is made where it is missing), or None."""
+    for folder in folders:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                return folder
+        except OSError:
+            continue
+    return None
+
+
+def _seal(payload: bytes) -> bytes:
+    return hashlib.blake2b(payload, digest_size=_SEAL // 2).hexdigest().encode()
+
+
+def _glob_escaped(name: str) -> str:
+    return re.sub(r"([*?[])", r"[\1]", name)
+
+
+def _runs(process: str) -> bool:
+    """Whether there is a process of this number."""
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, ValueError, OverflowError):  # another user's; no name of ours
+        return True
+    return True
 
 
 def _disk_is_full(error: BaseException) -> bool:

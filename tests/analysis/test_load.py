@@ -124,7 +124,7 @@ def test_refusals(run: Path, digits: list[Path], tmp_path: Path) -> None:
     assert "digits" in refused("eval", run, "--data", "digitz")
     digits[1].write_bytes(digits[1].read_bytes()[:60])
     out = tmp_path / "none.png"
-    assert f"{digits[1]}: not a readable image" in refused("reconstruct", *digits, "--run", run, "--out", out)
+    assert f"{digits[1]}: image file is truncated" in refused("reconstruct", *digits, "--run", run, "--out", out)
     assert "absent.png: No such file" in refused("reconstruct", "absent.png", "--run", run, "--out", out)
     assert not out.exists()
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from swwae_zoo.data import NoSuchSplit, load_images, make_splits
+from swwae_zoo.data import NoSuchSplit, SplitRequest, load_images, make_splits
 
 
 def draw(path, colour, size=(6, 5)):
@@ -51,7 +51,7 @@ def test_class_folders(flat):
     assert train.labels.tolist() == [0, 0, 1] and train.class_names == ("cat", "dog")
     with pytest.raises(NoSuchSplit, match="has no test images"):
         load_images(spec(flat), "test")
-    assert make_splits(data=spec(flat), num_labels=2).test is None
+    assert make_splits(SplitRequest(data=spec(flat), num_labels=2)).test is None
 
 
 def test_train_and_test_folders(nested):
@@ -171,7 +171,7 @@ def test_folders_that_hold_nothing(tmp_path, flat):
     with pytest.raises(ValueError, match="'' is not a folder"):
         load_images("folder:", "train")
     (tmp_path / "empty" / "c").mkdir(parents=True)
-    with pytest.raises(ValueError, match=r"no images for folder:.* \(unlabeled\); expected .bmp, "):
+    with pytest.raises(ValueError, match=r"no images for folder:.* \(unlabeled\); expected .png, .jpg"):
         load_images(spec(tmp_path / "empty"), "unlabeled")
     with pytest.raises(ValueError, match="no class folders in .* --unlabeled folder:"):
         load_images(spec(flat / "dog"), "train")
@@ -243,7 +243,10 @@ def test_npz_parts(tmp_path):
         ({"images": numbered(4, 5, 5, 2)}, r"images has shape \(4, 5, 5, 2\); expected \(N, H, W\)"),
         ({"images": numbered(4, 5)}, r"images has shape \(4, 5\)"),
         ({"images": numbered(0, 5, 5)}, "at least one image"),
-        ({"images": numbered(4, 5, 5), "labels": np.arange(3)}, "images has 4 images, labels 3 labels"),
+        (
+            {"images": numbered(4, 5, 5), "labels": np.arange(3)},
+            "images has 4 images and 3 labels; expected one for each",
+        ),
         ({"images": numbered(4, 5, 5), "labels": np.array([0.0, 1, 2, 3])}, "labels is float64"),
         ({"images": numbered(4, 5, 5), "labels": np.array([0, 1, -1, 2])}, "expected whole numbers from 0"),
         ({"images": np.array([None, 1], dtype=object)}, "cannot be read as a NumPy archive .*allow_pickle"),

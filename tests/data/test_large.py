@@ -9,9 +9,18 @@ import pytest
 import torch
 
 from swwae_zoo.config import RunConfig
-from swwae_zoo.data import ImageSet, ImageStore, IndexStream, StreamedImages, load_images, make_splits, sampler
+from swwae_zoo.data import (
+    ImageSet,
+    ImageStore,
+    IndexStream,
+    SplitRequest,
+    StreamedImages,
+    load_images,
+    make_splits,
+    sampler,
+)
 from swwae_zoo.data.exclude import read_exclusions
-from swwae_zoo.data.leakage import copies
+from swwae_zoo.data.leakage import leaked
 from swwae_zoo.data.permutation import Permutation
 from swwae_zoo.training.rounds import train_rounds
 
@@ -91,17 +100,18 @@ def test_store_reads_column_major_records(tiny):
     store = load_images(f"tinyimages:{path}", "unlabeled")
     index = torch.tensor([299, 0, 17, 17])
     assert store.count == 300 and store.shape == (3, 32, 32)
-    assert torch.equal(store.read(index), images[index]) and torch.equal(store.records(5, 9), images[5:9])
+    assert torch.equal(store.read(index), images[index]) and torch.equal(store.first(9), images[:9])
     grey = load_images(f"tinyimages:{path}", "unlabeled", in_chans=1)
     assert grey.read(index).shape == (4, 1, 32, 32)
 
 
 def test_store_steps_over_what_is_left_out(tiny):
     path, images = tiny
-    store = load_images(f"tinyimages:{path}", "unlabeled").without(np.array([0, 1, 5, 299])).without(np.array([3, 5]))
-    kept = [i for i in range(300) if i not in (0, 1, 3, 5, 299)]
-    assert store.count == len(kept) and torch.equal(store.positions(torch.arange(store.count)), torch.tensor(kept))
-    assert torch.equal(store.read(torch.arange(store.count)), images[kept])
+    store = load_images(f"tinyimages:{path}", "unlabeled")
+    store = store.without(torch.tensor([0, 1, 5, 299])).without(torch.tensor([1, 3]))  # records 3 and 6
+    kept = [i for i in range(300) if i not in (0, 1, 3, 5, 6, 299)]
+    assert store.count == len(kept) and torch.equal(store.images, images[kept])
+    assert torch.equal(torch.cat(list(store.chunks(100))), images[kept])
 
 
 def test_a_sparse_file_of_the_full_size(tmp_path):
@@ -147,9 +157,9 @@ def test_a_run_from_a_store_is_the_run_from_memory(tiny, tmp_path):
         (f"npz:{tmp_path}/same.npz", "disk"),
     ):
         config = RunConfig(
-            model="swwae_cifar_vgg", model_args={"notation": "(4)3c-2p-10fc"}, data="digits", num_labels=20, unlabeled=unlabeled,
-            unlabeled_store=store, steps=6, batch_size=16, labeled_batch=8, data_dir=str(tmp_path), device="cpu",
-            out=str(tmp_path / f"run{len(results)}"))  # fmt: skip
+            model="swwae_cifar_vgg", model_args={"notation": "(4)3c-2p-10fc"}, data="digits", num_labels=20,
+            unlabeled=unlabeled, unlabeled_store=store, steps=6, batch_size=16, labeled_batch=8,
+            data_dir=str(tmp_path), device="cpu", out=str(tmp_path / f"run{len(results)}"))  # fmt: skip
         train_rounds(config)
         lines = (tmp_path / config.out / "metrics.jsonl").read_text().splitlines()
         results.append([json.loads(line)["loss"] for line in lines if "loss" in line])
@@ -157,7 +167,7 @@ def test_a_run_from_a_store_is_the_run_from_memory(tiny, tmp_path):
 
 
 def test_what_is_wrong_with_tiny_images(tmp_path, tiny):
-    with pytest.raises(ValueError, match="withdrew it in 2020.*CINIC-10.*npz:PATH"):
+    with pytest.raises(ValueError, match="withdrew it in 2020.*CINIC-10.*tinyimages:FILE"):
         load_images("tinyimages", "unlabeled", data_dir=tmp_path / "nowhere")
     assert load_images("tinyimages", "unlabeled", data_dir=tmp_path).count == 300
     with tiny[0].open("ab") as file:
@@ -198,7 +208,7 @@ def test_what_is_over_the_limit_is_unpacked_once(tmp_path, kind):
     (file,) = (tmp_path / "stores").glob("*.bin")
     written = file.stat().st_mtime_ns
     again = load_images(spec, "unlabeled", limit=0, **options)
-    assert file.stat().st_mtime_ns == written and torch.equal(again.records(0, 40), whole.images)
+    assert file.stat().st_mtime_ns == written and torch.equal(again.images, whole.images)
     assert sorted(path.suffix for path in (tmp_path / "stores").iterdir()) == [".bin", ".json"]
 
 
@@ -287,18 +297,18 @@ def test_copies_are_found_and_others_are_not(tmp_path):
     others[20:25] = (test[5:10].float() * 0.8 + 20).byte()
     others[30:35] = (test[10:15].float() + noise).clamp(0, 255).byte()
     others[40] = 128  # flat: without a shape, nobody's near copy
-    images = ImageSet("others", others, None, ())
-    assert copies(images, test, near=False).tolist() == [*range(10, 15)]
-    assert copies(images, test, near=True).tolist() == [*range(10, 15), *range(20, 25), *range(30, 35)]
+    images, held = ImageSet("others", others), ImageSet("test", test)
+    assert leaked(images, [held], near=False).tolist() == [*range(10, 15)]
+    assert leaked(images, [held], near=True).tolist() == [*range(10, 15), *range(20, 25), *range(30, 35)]
     others.numpy().tofile(tmp_path / "set.bin")
     store, told = ImageStore("set", tmp_path / "set.bin", (3, 32, 32)), []
     for _ in range(2):
         assert (
-            copies(store, test, True, tmp_path, lambda *at: told.append(at)).tolist()
-            == copies(images, test, True).tolist()
+            leaked(store, [held], True, tmp_path, lambda *at: told.append(at)).tolist()
+            == leaked(images, [held], True).tolist()
         )
     assert told == [(400, 400)]  # the second time from the file
-    assert copies(store, test[:1], True, tmp_path).tolist() == [10]  # another question, another file
+    assert leaked(store, [ImageSet("one", test[:1])], True, tmp_path).tolist() == [10]  # another question, another file
 
 
 def test_test_images_leave_the_unlabelled_ones(tmp_path):
@@ -311,13 +321,14 @@ def test_test_images_leave_the_unlabelled_ones(tmp_path):
     (tmp_path / "list.txt").write_text("60\n")
 
     def left(unlabeled, **options):
-        splits = make_splits(data=f"npz:{tmp_path}/set.npz", unlabeled=unlabeled, data_dir=str(tmp_path), **options)
+        request = SplitRequest(data=f"npz:{tmp_path}/set.npz", unlabeled=unlabeled, data_dir=str(tmp_path), **options)
+        splits = make_splits(request)
         return splits.unlabeled.count, len(splits.notes)
 
     npz = f"npz:{tmp_path}/others.npz"
-    assert left(npz) == (59, 1) and left(npz, copies="near") == (58, 1) and left(npz, copies="off") == (60, 0)
+    assert left(npz) == (59, 1) and left(npz, leakage="near") == (58, 1) and left(npz, leakage="off") == (60, 0)
     assert left("tinyimages") == (58, 1) and left(
-        "tinyimages", copies="off", exclude=f"1-based:{tmp_path}/list.txt"
+        "tinyimages", leakage="off", exclude=f"1-based:{tmp_path}/list.txt"
     ) == (59, 1)
     assert left("tinyimages", exclude=f"1-based:{tmp_path}/list.txt") == (57, 2)
     with pytest.raises(ValueError, match="expected another unlabelled set"):

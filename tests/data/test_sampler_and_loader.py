@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from swwae_zoo.data import ImageSet, IndexStream, ResidentImages, seeded
+from swwae_zoo.data import ImageSet, IndexStream, seeded
 
 
 def take(stream: IndexStream, batches: int) -> torch.Tensor:
@@ -63,11 +63,11 @@ def test_nothing_to_draw(n, batch_size):
         IndexStream(n, batch_size, seed=0)
 
 
-def test_resident_images_are_read_by_index():
+def test_images_and_labels_are_read_by_index():
     images = torch.arange(5, dtype=torch.uint8).view(5, 1, 1, 1).expand(5, 3, 2, 2).contiguous()
-    resident = ResidentImages(ImageSet("five", images, torch.arange(5) * 10, ("a",)), "cpu")
-    read, labels = resident.batch(torch.tensor([4, 0, 4]))
-    assert len(resident) == 5
+    five = ImageSet("five", images, torch.arange(5) * 10, ("a",))
+    read, labels = five.batch(torch.tensor([4, 0, 4]))
+    assert len(five) == five.count == 5 and five.shape == (3, 2, 2)
     assert read.dtype == torch.uint8 and read.shape == (3, 3, 2, 2) and read[:, 0, 0, 0].tolist() == [4, 0, 4]
     assert labels.tolist() == [40, 0, 40]
-    assert ResidentImages(ImageSet("five", images, None, ()), "cpu").batch(torch.tensor([1]))[1] is None
+    assert five.unlabelled().batch(torch.tensor([1]))[1] is None

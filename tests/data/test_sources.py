@@ -20,6 +20,8 @@ from swwae_zoo.data import load_images
 from swwae_zoo.data import types as data_images
 from swwae_zoo.data.readers import download
 
+ANIMALS = ("cat", "dog", "eel", "fox", "gnu", "hen", "ibis", "jay", "koi", "lynx")
+
 
 @pytest.fixture(autouse=True)
 def nowhere_to_download(monkeypatch, tmp_path):
@@ -109,12 +111,12 @@ def test_stl10(tmp_path, monkeypatch):
 def test_cifar(tmp_path, monkeypatch, spec):
     dataset, key = (tv.CIFAR10, "labels") if spec == "cifar10" else (tv.CIFAR100, "fine_labels")
     batches = {name: (pixels(6, 3, 32, 32), labels_of(6)) for name, _ in dataset.train_list + dataset.test_list}
-    write_cifar(tmp_path, monkeypatch, dataset, batches, key, ["cat", "dog"])
+    write_cifar(tmp_path, monkeypatch, dataset, batches, key, [*ANIMALS])
     parts = [batches[name] for name, _ in dataset.train_list]
     train = load_images(spec, "train", data_dir=tmp_path)
     same(train, np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts]))
     same(load_images(spec, "test", data_dir=tmp_path), *batches[dataset.test_list[0][0]])
-    assert train.class_names == ("cat", "dog")
+    assert train.class_names == ANIMALS
 
 
 def test_grey_is_pillows_grey(tmp_path, monkeypatch):
@@ -219,7 +221,7 @@ def test_download_that_arrives_damaged(tmp_path, monkeypatch, server):
 def test_an_archive_put_into_the_folder_is_unpacked(tmp_path, monkeypatch):
     dataset, where = tv.CIFAR10, tmp_path / "data"
     batches = {name: (pixels(3, 3, 32, 32), labels_of(3)) for name, _ in dataset.train_list + dataset.test_list}
-    write_cifar(tmp_path, monkeypatch, dataset, batches, "labels", ["cat", "dog"])
+    write_cifar(tmp_path, monkeypatch, dataset, batches, "labels", [*ANIMALS])
     where.mkdir()
     with tarfile.open(where / dataset.filename, "w:gz") as tar:
         tar.add(tmp_path / dataset.base_folder, arcname=dataset.base_folder)
@@ -259,5 +261,5 @@ def test_unknown_specs(tmp_path, spec, message):
 def test_a_path_without_folder(tmp_path):
     with pytest.raises(ValueError, match=f"for that folder write 'folder:{tmp_path}'"):
         load_images(str(tmp_path), "train")
-    with pytest.raises(ValueError, match="got split 'valid', expected one of train, test, unlabeled"):
+    with pytest.raises(ValueError, match="got split 'valid', expected one of train, val, test, unlabeled"):
         load_images("digits", "valid")

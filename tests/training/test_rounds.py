@@ -19,9 +19,9 @@ from typer.testing import CliRunner
 from swwae_zoo.cli.main import app
 from swwae_zoo.config import RunConfig, to_toml
 from swwae_zoo.data import Preprocess, load_images
-from swwae_zoo.training.build import build_model, input_shape, resident, splits_of
+from swwae_zoo.training.build import build_model, input_shape, splits_of
 from swwae_zoo.training.progress import Progress
-from swwae_zoo.training.rounds import lambdas_of, runs_of, summary, train_rounds
+from swwae_zoo.training.rounds import runs_of, summary, train_rounds
 from swwae_zoo.training.run_directory import RunDirectory
 from swwae_zoo.training.trainer import Trainer
 from swwae_zoo.utils.precision import Autocast
@@ -201,7 +201,7 @@ def test_the_twin_sees_the_same_labelled_images_and_no_others(tmp_path: Path) ->
     config = replace(BASE, twin=True, lambda_l1=0.1, augment="photo", model_args={**TINY, "drop_rate": 0.5})
     (full, _), (plain, is_twin) = runs_of(config)
     assert is_twin and (plain.lambda_rec, plain.lambda_middle, plain.lambda_l1) == (0.0, 0.0, 0.0)
-    shared = resident(splits_of(full, (1, 32, 32)), torch.device("cpu"), lambdas_of(full))
+    shared = splits_of(full, (1, 32, 32)).to(torch.device("cpu"))
     pair = [
         Trainer(one, build_model(one, 10), shared, RunDirectory(tmp_path), torch.device("cpu"), Progress())
         for one in (full, plain)
@@ -220,11 +220,11 @@ def test_the_twin_sees_the_same_labelled_images_and_no_others(tmp_path: Path) ->
 def test_images_are_on_the_device_once() -> None:
     config = replace(BASE, num_labels=0, num_val=0)
     splits = splits_of(config, (1, 32, 32))
-    moved = resident(splits, torch.device("meta"), lambdas_of(config))
+    moved = splits.to(torch.device("meta"))
     assert (
         moved.labeled.images is moved.unlabeled.images and moved.labeled.images.is_meta and moved.labeled.labels.is_meta
     )
-    plain = resident(splits, torch.device("meta"), lambdas_of(replace(config, lambda_rec=0.0, lambda_middle=0.0)))
+    plain = splits.to(torch.device("meta"), unlabeled=False)
     assert not plain.unlabeled.images.is_meta and plain.test.images.is_meta
 
 

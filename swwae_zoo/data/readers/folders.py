@@ -4,159 +4,164 @@ from __future__ import annotations
 
 import logging
 import os
-import struct
-import zlib
 from concurrent.futures import ThreadPoolExecutor
-from io import BytesIO
 from pathlib import Path
+from typing import NamedTuple
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps
-from torch import Tensor
 
+from swwae_zoo.data.readers.pictures import SUFFIXES, Picture, check_range, read_picture
 from swwae_zoo.data.readers.shelf import Shelf
-from swwae_zoo.data.store import ImageStore
-from swwae_zoo.data.types import ImageSet, NoSuchSplit, Request
+from swwae_zoo.data.readers.tree import Tree, common_folders, folders_in
+from swwae_zoo.data.split_names import split_folders
+from swwae_zoo.data.types import Images, NoSuchSplit, Request
+from swwae_zoo.utils.files import user_path
+from swwae_zoo.utils.text import printable
 
 logger = logging.getLogger(__name__)
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp", ".gif"}
 _NAMED = 3  # bad images named in a message
 _BLOCK = 4096  # files decoded before the next are begun
-_IMAGE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 
 
-def folder(request: Request) -> ImageSet:
-    """Class folders: training images in PATH/train/CLASS/ or PATH/CLASS/, test images in PATH/test or PATH/val.
+class Layout(NamedTuple):
+    """Class folders of each split of a folder."""
 
-    The split "unlabeled" is every image under PATH at any depth, less those of PATH/test and PATH/val (where there is
-    a PATH/train, or class folders inside them: a class may be called "test" as long as its images lie right in it).
-    Hidden files are passed over. Images are turned as their EXIF says and made RGB (grey with `in_chans=1`); with an
-    `img_size` they are scaled to cover it and cropped to its centre, without one they must all have the same size.
+    root: Path
+    train: Path  # the classes lie in it
+    held_out: dict[str, Path]  # "val" and "test" folders
+
+    def classes(self, split: str) -> list[Path]:
+        """Folders of a split's classes, sorted; without a test folder the validation images are the test images.
+
+        Raises:
+            NoSuchSplit: none of them.
+            ValueError: no training classes, or splits that look like classes.
+        """
+        if split == "train":
+            found = [path for path in folders_in(self.train) if path not in self.held_out.values()]
+            if not found:
+                raise ValueError(
+                    f"no class folders in {self.train}; expected {self.train}/CLASS/IMAGE "
+                    f"(images without labels go to --unlabeled folder:{self.root})"
+                )
+            self._check_classes(found)
+            return found
+        if split == "test":
+            folder = self.held_out.get("test", self.held_out.get("val"))
+        else:
+            folder = self.held_out.get("val") if "test" in self.held_out else None
+        found = [] if folder is None else folders_in(folder)
+        if not found:
+            beside = " (which a folder `test` beside it makes the validation images)" if split == "val" else ""
+            raise NoSuchSplit(
+                f"{self.root} has no {'validation' if split == 'val' else 'test'} images; expected class folders in "
+                f"{self.root}/test or {self.root}/val{beside}"
+            )
+        strange = sorted({path.name for path in found} - {path.name for path in self.classes("train")})
+        if strange:
+            names = ", ".join(path.name for path in self.classes("train"))
+            raise ValueError(f"{found[0].parent / strange[0]} is no training class; expected {names}")
+        return found
+
+    def _check_classes(self, classes: list[Path]) -> None:
+        alike = common_folders(classes)
+        if alike is not None:
+            first, second, names = alike
+            raise ValueError(
+                f"{first} and {second} hold folders of the same names ({', '.join(names[:3])}), so they are no "
+                f"classes: expected {self.train}/CLASS/IMAGE, or call them {self.root}/train and {self.root}/test"
+            )
+
+
+def folder(request: Request) -> Images:
+    """Class folders: training images in PATH/train/CLASS/ or PATH/CLASS/, held-out ones in PATH/test and PATH/val.
+
+    The names of splits are those of `split_names.py`, in any case. The split "unlabeled" is every image under PATH at
+    any depth, less held-out ones (a class may be called "test" as long as its images lie right in it). Hidden files and
+    run directories of this program are passed over; links are followed as `Tree` says. Images are read as
+    `read_picture` does; without an `img_size` they must all have the same size.
 
     Raises:
         ValueError: no such folder, no images, an unreadable image (with `bad_images="refuse"`), unequal sizes.
-        NoSuchSplit: no test images.
+        NoSuchSplit: no test or validation images.
     """
-    root = Path(request.option).expanduser()
+    root = user_path(request.option)
     if not request.option or not root.is_dir():
         raise ValueError(f"got {request.spec!r}, but {request.option!r} is not a folder; expected folder:PATH")
-    nested = (root / "train").is_dir()
-    held_out = [root / name for name in ("test", "val") if nested or _class_folders(root / name)]
+    splits = split_folders(folders_in(root))
+    layout = Layout(root, splits.pop("train", root), splits)
     if request.split == "unlabeled":
-        files = [file for top in sorted(root.iterdir()) if top not in held_out for file in _images_under(top)]
-        return _read_all(files, request)[0]
-
-    train_root = root / "train" if nested else root
-    classes = [path for path in _class_folders(train_root) if path not in held_out]
-    if not classes:
-        raise ValueError(
-            f"no class folders in {train_root}; expected {train_root}/CLASS/IMAGE "
-            f"(images without labels go to --unlabeled {request.spec})"
-        )
-    names = tuple(path.name for path in classes)
-    if request.split == "test":
-        classes = next(filter(None, map(_class_folders, held_out)), [])
-        if not classes:
-            raise NoSuchSplit(f"{root} has no test images; expected class folders in {root}/test or {root}/val")
-        strange = sorted({path.name for path in classes} - set(names))
-        if strange:
-            raise ValueError(f"{classes[0].parent / strange[0]} is no training class; expected {', '.join(names)}")
-    files, labels = [], []
-    for path in classes:
-        found = _images_under(path)
-        files += found
-        labels += [names.index(path.name)] * len(found)
-    found, kept = _read_all(files, request)
-    labels = torch.tensor(labels)[kept]
-    if request.split == "train":
-        for label, name in enumerate(names):
-            if not (labels == label).any():
-                raise ValueError(f"class folder {classes[label]} holds no readable image; add some, or remove it")
-    return ImageSet(request.spec, found.images, labels, names)
+        tree = Tree(root, SUFFIXES, [*splits.values()])
+        (files,) = tree.files([root])
+        return _read_all(files, tree, request)
+    classes = layout.classes(request.split)
+    tree = Tree(root, SUFFIXES, [*splits.values()] if request.split == "train" else [])
+    found = tree.files(classes)
+    order = {path.name: label for label, path in enumerate(layout.classes("train"))}
+    names = tuple(name.encode("utf-8", "backslashreplace").decode() for name in order)
+    labels = [order[path.name] for path, files in zip(classes, found, strict=True) for _ in files]
+    images = _read_all([file for files in found for file in files], tree, request, labels, names)
+    if request.split == "train" and images.labels is not None:
+        empty = (images.labels.bincount(minlength=len(names)) == 0).nonzero()[:, 0]
+        if len(empty):
+            raise ValueError(f"class folder {classes[int(empty[0])]} holds no readable image; add some, or remove it")
+    return images
 
 
-def _class_folders(root: Path) -> list[Path]:
-    if not root.is_dir():
-        return []
-    return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-
-
-def _images_under(top: Path) -> list[Path]:
-    """Images at or below `top`, sorted, hidden ones left out."""
-    if top.name.startswith("."):
-        return []
-    if top.is_file():
-        return [top] if top.suffix.lower() in SUFFIXES else []
-    found = []
-    for place, folders, names in os.walk(top, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(place, name) for name in names if not name.startswith(".")]
-    return sorted(path for path in found if path.suffix.lower() in SUFFIXES)
-
-
-def _read_all(files: list[Path], request: Request) -> tuple[ImageSet | ImageStore, Tensor]:
-    """Decode in threads -> the images, and the positions `(M,)` of those files that could be read."""
+def _read_all(
+    files: list[Path], tree: Tree, request: Request, labels: list[int] | None = None, class_names: tuple[str, ...] = ()
+) -> Images:
+    """Decode in threads; `labels`, one a file, are those of the files that can be read in the set that is returned."""
+    for line in tree.warnings(request.spec):
+        logger.warning("%s", line)
     if not files:
-        kinds = ", ".join(sorted(SUFFIXES))
-        raise ValueError(f"no images for {request.spec} ({request.split}); expected {kinds} files")
-    shelf = Shelf(request, files)
-    store = shelf.found()
-    if store is not None:
-        return store, torch.arange(store.total)
-    try:
-        kept, bad = _decode(files, request, shelf)
-    except BaseException:
-        shelf.drop()
-        raise
-    if bad:
-        what = f"{len(bad)} of {len(files)} images for {request.spec} cannot be read: {'; '.join(bad[:_NAMED])}"
-        what += "; ..." if len(bad) > _NAMED else ""
-        if request.bad_images != "skip" or not kept:
-            shelf.drop()
-            raise ValueError(f"{what}: repair or delete them, or leave them out with --bad-images skip")
-        logger.warning("%s: left out", what)
-    return shelf.close(), torch.tensor(kept)
+        raise ValueError(
+            f"no images for {request.spec} ({request.split}); expected .png, .jpg, .webp or others that Pillow reads"
+        )
+    with Shelf(request, files) as shelf:
+        images = shelf.found()
+        if images is None:
+            kept, bad = _decode(files, request, shelf)
+            if bad:
+                what = f"{len(bad)} of {len(files)} images for {request.spec} cannot be read: {'; '.join(bad[:_NAMED])}"
+                what += "; ..." if len(bad) > _NAMED else ""
+                if request.bad_images != "skip" or not kept:
+                    raise ValueError(f"{what}: repair or delete them, or leave them out with --bad-images skip")
+                logger.warning("%s: left out", printable(what, 2000))
+            images = shelf.close(None if labels is None else torch.tensor(labels)[kept], class_names)
+    images.notes = tuple(tree.notes(request.spec))
+    return images
 
 
 def _decode(files: list[Path], request: Request, shelf: Shelf) -> tuple[list[int], list[str]]:
     """Puts every readable file on the shelf -> their positions, and what is wrong with the others."""
-    mode = "L" if request.in_chans == 1 else "RGB"
-    first, kept, bad = None, [], []
+
+    def read(file: Path) -> Picture | str:
+        try:
+            return read_picture(file, request.in_chans == 1, request.img_size)
+        except ValueError as error:
+            return str(error)
+
+    first, used, kept, bad = None, [], [], []
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for start in range(0, len(files), _BLOCK):  # a whole map would decode far ahead of a slow disk
             block = files[start : start + _BLOCK]
-            decoded = pool.map(lambda file: read_image(file, mode, request.img_size), block)
-            for position, (file, array) in enumerate(zip(block, decoded, strict=True), start):
-                if isinstance(array, str):
-                    bad.append(f"{file} ({array})")
+            for position, (file, picture) in enumerate(zip(block, pool.map(read, block), strict=True), start):
+                if isinstance(picture, str):
+                    bad.append(f"{printable(file)} ({picture})")
                     continue
+                _, height, width = picture.pixels.shape
                 if first is None:
                     first = file
-                elif array.shape != shelf.shape:
+                elif picture.pixels.shape != shelf.shape:
                     raise ValueError(
-                        f"{file} is {array.shape[1]}x{array.shape[2]} and {first} {shelf.shape[1]}x{shelf.shape[2]} "
+                        f"{file} is {height}x{width} and {first} {shelf.shape[1]}x{shelf.shape[2]} "
                         f"(height x width); expected one size: pass img_size, and they are scaled and cropped to it"
                     )
-                shelf.add(array, len(files))
+                shelf.add(picture.pixels, len(files))
+                used.append(picture.used)
                 kept.append(position)
+    if used:
+        check_range(max(used), f"{request.spec} ({request.split})")
     return kept, bad
-
-
-def read_image(file: Path | BytesIO, mode: str, img_size: tuple[int, int] | None) -> np.ndarray | str:
-    """`(C, H, W)` uint8, or what is wrong with the file."""
-    try:
-        with Image.open(file) as opened:
-            image = ImageOps.exif_transpose(opened)
-            if image.mode.startswith("I"):  # 16 bits: Pillow would clip at 255 instead of scaling
-                image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
-            if image.mode == "P" and "transparency" in image.info:
-                image = image.convert("RGBA")
-            image = image.convert(mode)
-            if img_size is not None and image.size != img_size[::-1]:
-                image = ImageOps.fit(image, img_size[::-1], Image.Resampling.BILINEAR)
-            array = np.array(image)
-    except _IMAGE_ERRORS as error:
-        return " ".join(str(error).replace(repr(str(file)), "it").split()) or type(error).__name__
-    return array[None] if mode == "L" else np.ascontiguousarray(array.transpose(2, 0, 1))

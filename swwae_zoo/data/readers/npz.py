@@ -2,127 +2,169 @@
 
 from __future__ import annotations
 
+import math
 import struct
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from swwae_zoo.data.bounds import check_memory, checked_labels
 from swwae_zoo.data.readers.shelf import Shelf
-from swwae_zoo.data.store import ImageStore
-from swwae_zoo.data.types import ImageSet, NoSuchSplit, Request
+from swwae_zoo.data.types import Images, ImageSet, NoSuchSplit, Request
+from swwae_zoo.utils.files import user_path
+from swwae_zoo.utils.text import printable
 
 # The arrays of each split: images and labels, by the names looked for first.
 ARRAYS = {
     "train": (("x_train", "y_train"), ("images", "labels")),
+    "val": (("x_val", "y_val"),),
     "test": (("x_test", "y_test"),),
     "unlabeled": (("x_train", "y_train"), ("images", "labels")),
 }
-_LABELS = ("y_train", "labels", "y_test")  # all of them are read: together they give the number of classes
-_READ_ERRORS = (OSError, ValueError, EOFError, LookupError, RuntimeError, zipfile.BadZipFile, zlib.error, struct.error)
+_LABELS = ("y_train", "labels", "y_val", "y_test")  # all of them are read: together they give the number of classes
+_READ_ERRORS = (
+    OSError, ValueError, EOFError, LookupError, RuntimeError, TypeError, OverflowError, MemoryError, SyntaxError,
+    zipfile.BadZipFile, zlib.error, struct.error,
+)  # fmt: skip
 
 
-def npz(request: Request) -> ImageSet | ImageStore:
-    """Arrays x_train, y_train, x_test, y_test, or images and labels; training labels may be left out.
+def npz(request: Request) -> Images:
+    """Arrays x_train, y_train, x_val, y_val, x_test, y_test, or images and labels; training labels may be left out.
 
     Images are uint8, `(N, H, W)`, `(N, H, W, C)` or `(N, C, H, W)` with C 1 or 3, looked for last, then second.
-    Labels are whole numbers from 0, `(N,)` or `(N, 1)`. Pickled objects are never loaded.
+    Labels are whole numbers from 0, `(N,)` or `(N, 1)`. Pickled objects are never loaded, and no array is read before
+    its header was compared with the file and with the machine's memory.
 
     Raises:
         ValueError: no such file, not a whole archive, arrays missing or of other types and shapes.
-        NoSuchSplit: no x_test.
+        NoSuchSplit: no x_test or x_val.
     """
-    path = Path(request.option).expanduser()
+    path = user_path(request.option)
     if not request.option or not path.is_file():
         raise ValueError(f"got {request.spec!r}, but {request.option!r} is not a file; expected npz:PATH")
     pairs = ARRAYS[request.split]
-    if request.limit < float("inf"):
-        store = _on_disk(path, request, [pair[0] for pair in pairs])
-        if store is not None:
-            return store
-    arrays = _read(path, {pair[0] for pair in pairs} | set(_LABELS))
-    images_key, labels_key = next((pair for pair in pairs if pair[0] in arrays), ("", ""))
-    if not images_key:
-        kind = NoSuchSplit if request.split == "test" else ValueError
-        raise kind(f"{path} has no array {' or '.join(pair[0] for pair in pairs)}")
-    images = _images(f"{path}: {images_key}", arrays[images_key])
-    if request.split == "test" and labels_key not in arrays:
-        raise ValueError(f"{path} has x_test and no y_test; expected both or neither")
-    if request.split == "unlabeled" or labels_key not in arrays:
-        return ImageSet(request.spec, images, None, ())
-    every = {key: _labels(f"{path}: {key}", arrays[key]) for key in _LABELS if key in arrays}
-    labels = every[labels_key]
-    if len(labels) != len(images):
-        raise ValueError(f"{path}: {images_key} has {len(images)} images, {labels_key} {len(labels)} labels")
-    num_classes = 1 + max(int(each.max()) for each in every.values())
-    return ImageSet(request.spec, images, labels, tuple(str(label) for label in range(num_classes)))
+    with _opened(path) as archive:
+        names = {name.removesuffix(".npy") for name in archive.namelist()}
+        images_key, labels_key = next((pair for pair in pairs if pair[0] in names), ("", ""))
+        if not images_key:
+            kind = NoSuchSplit if request.split in ("val", "test") else ValueError
+            raise kind(f"{path} has no array {' or '.join(pair[0] for pair in pairs)}")
+        if request.split in ("val", "test") and labels_key not in names:
+            raise ValueError(f"{path} has {images_key} and no {labels_key}; expected both or neither")
+        with Shelf(request, [path]) as shelf:
+            images = shelf.found()
+            if images is not None:
+                return images
+            labels, class_names = None, ()
+            if request.split != "unlabeled" and labels_key in names:
+                every = {
+                    key: checked_labels(f"{path}: {key}", _array(archive, path, key)) for key in _LABELS if key in names
+                }
+                labels = every[labels_key]
+                class_names = tuple(map(str, range(1 + max(int(each.max()) for each in every.values()))))
+            return _images(archive, path, images_key, shelf, request, labels, class_names)
 
 
-def _on_disk(path: Path, request: Request, keys: list[str]) -> ImageStore | None:
-    """The images as a store, where they are larger than the limit: unpacked to its file, never whole in memory."""
-    shelf = Shelf(request, [path])
-    store = shelf.found()
-    if store is not None:
-        return store
+def _images(
+    archive: zipfile.ZipFile,
+    path: Path,
+    key: str,
+    shelf: Shelf,
+    request: Request,
+    labels: Tensor | None,
+    class_names: tuple[str, ...],
+) -> Images:
+    """In memory, or image by image to a store where they are larger than the limit."""
+    with _member(archive, path, key) as (file, shape, dtype, fortran):
+        what = f"{path}: {key}"
+        if dtype != np.uint8:
+            raise ValueError(f"{what} is {dtype}; expected uint8, 0 to 255")
+        axes = _axes(what, shape)
+        if labels is not None and len(labels) != shape[0]:
+            raise ValueError(f"{path}: {key} has {shape[0]} images and {len(labels)} labels; expected one for each")
+        if fortran or math.prod(shape) <= request.limit:
+            array = _read(file, what, shape, dtype, fortran)
+            images = torch.from_numpy(np.ascontiguousarray(_channels_first(array, axes)))
+            return ImageSet(request.spec, images, labels, class_names)
+        size = math.prod(shape[1:])
+        for _ in range(shape[0]):
+            image = np.frombuffer(file.read(size), np.uint8).reshape(1, *shape[1:])
+            shelf.add(_channels_first(image, axes)[0], shape[0])
+    return shelf.close(labels, class_names)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
+    """The archive; what is wrong with it, found whenever, in one line with its name."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            key = next((key for key in keys if f"{key}.npy" in archive.namelist()), None)
-            if key is None:
-                return None
-            with archive.open(f"{key}.npy") as file:
-                version = np.lib.format.read_magic(file)
-                read_header = (
-                    np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-                )
-                shape, fortran, dtype = read_header(file)
-                if dtype != np.uint8 or fortran or np.prod(shape, dtype=float) <= request.limit:
-                    return None  # read whole, or refused, as any other
-                for _ in range(shape[0]):
-                    image = np.frombuffer(file.read(int(np.prod(shape[1:]))), np.uint8).reshape(1, *shape[1:])
-                    shelf.add(_images(f"{path}: {key}", image)[0].numpy(), shape[0])
-        return shelf.close()
-    except _READ_ERRORS as error:
-        shelf.drop()
-        raise ValueError(
-            f"{path} cannot be read as a NumPy archive ({' '.join(str(error).split())}); copy it again"
-        ) from error
-
-
-def _read(path: Path, keys: set[str]) -> dict[str, np.ndarray]:
-    try:
-        with path.open("rb") as file:  # opened here: np.load leaves its own open on a truncated archive
-            archive = np.load(file, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
+        with path.open("rb") as start:
+            if start.read(6) == b"\x93NUMPY":
                 raise ValueError("it is a single array")
-            return {key: archive[key] for key in archive.files if key in keys}
+        with zipfile.ZipFile(path) as archive:
+            yield archive
     except _READ_ERRORS as error:
+        if str(path) in str(error):  # it was said already
+            raise
+        why = printable(" ".join(str(error).split()) or type(error).__name__, 200)
         raise ValueError(
-            f"{path} cannot be read as a NumPy archive ({' '.join(str(error).split())}); expected what "
-            f"numpy.savez(path, images=..., labels=...) writes"
+            f"{path} cannot be read as a NumPy archive ({why}); expected what "
+            "numpy.savez(path, images=..., labels=...) writes"
         ) from error
 
 
-def _images(what: str, array: np.ndarray) -> Tensor:
-    """Any of the layouts -> `(N, C, H, W)`."""
-    if array.dtype != np.uint8:
-        raise ValueError(f"{what} is {array.dtype}; expected uint8, 0 to 255")
-    if array.ndim == 3:
-        array = array[:, None]
-    elif array.ndim == 4 and array.shape[3] in (1, 3):
-        array = array.transpose(0, 3, 1, 2)
-    elif array.ndim != 4 or array.shape[1] not in (1, 3):
-        raise ValueError(f"{what} has shape {array.shape}; expected (N, H, W), (N, H, W, C) or (N, C, H, W), C 1 or 3")
-    if 0 in array.shape:
-        raise ValueError(f"{what} has shape {array.shape}; expected at least one image and one pixel")
-    return torch.from_numpy(np.ascontiguousarray(array))
+@contextmanager
+def _member(archive: zipfile.ZipFile, path: Path, key: str) -> Iterator[tuple[IO[bytes], Any, np.dtype, bool]]:
+    """An array's bytes, shape, type and order, after its header was compared with what the archive holds."""
+    name = key if key in archive.namelist() else f"{key}.npy"
+    with archive.open(name) as file:
+        version = np.lib.format.read_magic(file)
+        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = read_header(file)
+        if dtype.hasobject:
+            raise ValueError(f"{key} holds Python objects, which are not loaded: allow_pickle is off")
+        size, there = math.prod(shape) * dtype.itemsize, archive.getinfo(name).file_size
+        if min(shape, default=0) < 0 or size > there:
+            raise ValueError(f"the header of {key} says {shape} of {dtype}, {size:,} bytes, and there are {there:,}")
+        yield file, shape, dtype, fortran
 
 
-def _labels(what: str, array: np.ndarray) -> Tensor:
-    if array.ndim == 2 and array.shape[1] == 1:
-        array = array[:, 0]
-    if array.ndim != 1 or array.size == 0 or not np.issubdtype(array.dtype, np.integer) or array.min() < 0:
-        raise ValueError(f"{what} is {array.dtype} of shape {array.shape}; expected whole numbers from 0, (N,)")
-    return torch.from_numpy(array.astype(np.int64))
+def _array(archive: zipfile.ZipFile, path: Path, key: str) -> np.ndarray:
+    with _member(archive, path, key) as (file, shape, dtype, fortran):
+        return _read(file, f"{path}: {key}", shape, dtype, fortran)
+
+
+def _read(file: IO[bytes], what: str, shape: tuple[int, ...], dtype: np.dtype, fortran: bool) -> np.ndarray:
+    check_memory(what, math.prod(shape) * dtype.itemsize)
+    data = bytearray(math.prod(shape) * dtype.itemsize)
+    view, done = memoryview(data), 0
+    while done < len(data):
+        count = file.readinto(view[done : done + (1 << 24)])  # type: ignore[attr-defined]
+        if not count:
+            raise EOFError(f"it ends {len(data) - done} bytes too early")
+        done += count
+    file.read()  # to its end, where the archive's checksum is compared
+    return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
+
+
+def _axes(what: str, shape: tuple[int, ...]) -> tuple[int, ...] | None:
+    """The order of axes that makes it `(N, C, H, W)`; None where the channel is missing."""
+    if 0 in shape or not shape:
+        raise ValueError(f"{what} has shape {shape}; expected at least one image and one pixel")
+    if len(shape) == 3:
+        return None
+    if len(shape) == 4 and shape[3] in (1, 3):
+        return (0, 3, 1, 2)
+    if len(shape) == 4 and shape[1] in (1, 3):
+        return (0, 1, 2, 3)
+    raise ValueError(f"{what} has shape {shape}; expected (N, H, W), (N, H, W, C) or (N, C, H, W), C 1 or 3")
+
+
+def _channels_first(array: np.ndarray, axes: tuple[int, ...] | None) -> np.ndarray:
+    return array[:, None] if axes is None else array.transpose(axes)

@@ -2,139 +2,193 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from torch import Tensor
 
-from swwae_zoo.data.readers.folders import read_image
+from swwae_zoo.data.bounds import checked_labels, checked_pixels
+from swwae_zoo.data.readers.pictures import Picture, check_range, read_picture
 from swwae_zoo.data.readers.shelf import Shelf
-from swwae_zoo.data.store import ImageStore
-from swwae_zoo.data.types import ImageSet, NoSuchSplit, Request
+from swwae_zoo.data.readers.tree import Tree
+from swwae_zoo.data.split_names import split_of_file
+from swwae_zoo.data.types import Images, NoSuchSplit, Request
+from swwae_zoo.utils.files import user_path
+from swwae_zoo.utils.text import printable
 
 IMAGES, LABELS = ("image", "img", "images", "x"), ("label", "labels", "fine_label", "class", "y")
-_ROWS = 1024
+_ROWS = 256
 
 
-def parquet(request: Request) -> ImageSet | ImageStore:
-    """A file, or every .parquet below a folder; those whose name says test or validation are the test images.
+def parquet(request: Request) -> Images:
+    """A file, or every .parquet below a folder, those of each split by the words of `split_names.py` in their paths.
 
     The image column is a struct with `bytes`, or bytes, of an encoded image (as Hugging Face's `Image` feature keeps
-    them), or lists of the pixels, (H, W) or (H, W, C). Labels are whole numbers from 0; the unlabelled split needs none.
+    them), or lists of the pixels, (H, W), (H, W, C) or (C, H, W). Labels are whole numbers from 0; the unlabelled split
+    needs none. Classes are called as the file's Hugging Face features say.
 
     Raises:
         ValueError: no pyarrow, no such file, no image column, an unreadable image, unequal sizes.
-        NoSuchSplit: no test files.
+        NoSuchSplit: no test or validation files.
     """
-    files = _files(request)
-    shelf = Shelf(request, files)
-    store = shelf.found()
-    if store is not None:
-        return store
-    try:
-        labels = _fill(files, request, shelf)
-    except BaseException:
-        shelf.drop()
-        raise
-    if not shelf.count:
-        raise ValueError(f"{request.spec} holds no images")
-    images = shelf.close()
-    if request.split == "unlabeled" or not labels:
-        return images
-    if len(labels) != images.count or not all(isinstance(label, int) and label >= 0 for label in labels):
-        raise ValueError(f"{request.spec}: labels are missing or no whole numbers from 0; expected one for each image")
-    return images._replace(labels=torch.tensor(labels), class_names=tuple(map(str, range(max(labels) + 1))))
+    files, notes = _files(request)
+    with Shelf(request, files) as shelf:
+        images = shelf.found()
+        if images is None:
+            labels, names = _fill(files, request, shelf)
+            if not shelf.count:
+                raise ValueError(f"{request.spec} holds no images")
+            images = shelf.close(labels, names)
+    images.notes = notes
+    return images
 
 
-def _fill(files: list[Path], request: Request, shelf: Shelf) -> list[Any]:
-    """Puts every image on the shelf -> the labels, as far as there are any."""
-    labels: list[Any] = []
-    expected = sum(_opened(file).metadata.num_rows for file in files)
-    for name, rows in _tables(files):
-        image_key, label_key = _column(rows, IMAGES), _column(rows, LABELS)
-        if image_key is None:
-            raise ValueError(f"{name} has no image column; expected one called {' or '.join(IMAGES)}")
-        for cell in rows[image_key].to_pylist():
-            image = _decoded(cell, request)
-            if isinstance(image, str):
-                raise ValueError(f"{name}: image {shelf.count} cannot be read ({image})")
-            if shelf.count and image.shape != shelf.shape:
-                raise ValueError(
-                    f"{name} has images of {image.shape[1]}x{image.shape[2]} and {shelf.shape[1]}x{shelf.shape[2]}; "
-                    "expected one size: write them at one"
-                )
-            shelf.add(image, expected)
-        if label_key is not None and request.split != "unlabeled":
-            labels += rows[label_key].to_pylist()
-    return labels
+def _fill(files: list[Path], request: Request, shelf: Shelf) -> tuple[Tensor | None, tuple[str, ...]]:
+    """Puts every image on the shelf -> the labels and class names, as far as there are any."""
+    cells: list[Any] = []
+    names: tuple[str, ...] = ()
+    used = 0.0
+    expected = 0
+    for file in files:
+        with _opened(file) as table:
+            expected += table.metadata.num_rows
+    for file in files:
+        with _opened(file) as table:
+            image_key, label_key = _columns(table.schema_arrow, request)
+            names = names or _class_names(table.schema_arrow, label_key)
+            for rows in table.iter_batches(_ROWS, columns=[key for key in (image_key, label_key) if key]):
+                for cell in rows.column(rows.schema.names.index(image_key)).to_pylist():
+                    picture = _decoded(f"image {shelf.count}", cell, request)
+                    if shelf.count and picture.pixels.shape != shelf.shape:
+                        _, height, width = picture.pixels.shape
+                        raise ValueError(
+                            f"images of {height}x{width} and {shelf.shape[1]}x{shelf.shape[2]}; expected one size: "
+                            "write them at one, or pass img_size"
+                        )
+                    used = max(used, picture.used)
+                    shelf.add(picture.pixels, expected)
+                if label_key:
+                    cells += rows.column(rows.schema.names.index(label_key)).to_pylist()
+    if shelf.count:
+        check_range(used, request.spec)
+    if not cells:
+        return None, ()
+    if len(cells) != shelf.count or None in cells:
+        raise ValueError(f"{request.spec}: labels are missing; expected one for each image")
+    labels = checked_labels(f"{request.spec}: the labels", _whole_numbers(cells))
+    highest = int(labels.max())
+    return labels, names if highest < len(names) else tuple(map(str, range(highest + 1)))
 
 
-def _files(request: Request) -> list[Path]:
-    path = Path(request.option).expanduser()
+def _whole_numbers(cells: list[int]) -> np.ndarray:
+    return np.array(cells, np.uint64 if max(cells) >= 2**63 else np.int64)
+
+
+def _files(request: Request) -> tuple[list[Path], tuple[str, ...]]:
+    path = user_path(request.option)
     if not request.option or not path.exists():
         raise ValueError(
             f"got {request.spec!r}, but there is no {request.option!r}; expected parquet:PATH, a file or a folder"
         )
     if path.is_file():
-        if request.split == "test":
-            raise NoSuchSplit(f"{path} is one file, without test images")
-        return [path]
-    every = sorted(path.rglob("*.parquet"))
-    held_out = [file for file in every if any(word in file.name.lower() for word in ("test", "valid"))]
-    files = held_out if request.split == "test" else [file for file in every if file not in held_out]
+        if request.split in ("test", "val"):
+            raise NoSuchSplit(f"{path} is one file, without {request.split} images")
+        return [path], ()
+    if not path.is_dir():
+        raise ValueError(f"{path} is no regular file and no folder; expected parquet:PATH, a file or a folder")
+    tree = Tree(path, {".parquet"}, by_folder=False)
+    (every,) = tree.files([path])
+    splits = {file: split_of_file(file.relative_to(path)) for file in every}
+    wanted = {"test": ("test",), "val": ("val",), "train": ("train", None), "unlabeled": ("train", "unlabeled", None)}
+    if request.split == "test" and "test" not in splits.values():
+        wanted["test"] = ("val",)
+    if request.split == "val" and "test" not in splits.values():
+        wanted["val"] = ()
+    files = [file for file, split in splits.items() if split in wanted[request.split]]
     if not files:
-        if request.split == "test":
-            raise NoSuchSplit(f"{path} has no test-*.parquet")
+        if request.split in ("test", "val"):
+            raise NoSuchSplit(f"{path} has no {request.split}-*.parquet")
         raise ValueError(f"no .parquet in {path} but test files; expected train-*.parquet")
-    return files
+    return files, tuple(tree.warnings(request.spec))
 
 
-def _tables(files: list[Path]) -> Iterator[tuple[Path, Any]]:
-    for file in files:
-        opened = _opened(file)
-        wanted = [name for name in opened.schema_arrow.names if name in IMAGES + LABELS]
-        try:
-            for rows in opened.iter_batches(_ROWS, columns=wanted):
-                yield file, rows
-        except OSError as error:  # pyarrow's own errors are OSErrors or ValueErrors
-            raise _unreadable(file, error) from error
-        finally:
-            opened.close()
-
-
-def _opened(file: Path) -> Any:
+@contextmanager
+def _opened(file: Path) -> Iterator[Any]:
+    """The file opened by pyarrow; what is wrong with it, found whenever, in one line with its name."""
     try:
+        import pyarrow
         from pyarrow import parquet as pq
     except ImportError:
         raise ValueError("parquet: needs pyarrow: pip install 'swwae_zoo[parquet]'") from None
+    refusals = (OSError, ValueError, LookupError, TypeError, ArithmeticError, MemoryError, pyarrow.ArrowException)
     try:
-        return pq.ParquetFile(file)
-    except (OSError, ValueError) as error:
-        raise _unreadable(file, error) from error
+        with pq.ParquetFile(file) as table:
+            yield table
+    except refusals as error:
+        why = printable(" ".join(str(error).split()) or type(error).__name__)
+        if isinstance(error, ValueError) and not isinstance(error, pyarrow.ArrowException):  # our own
+            raise ValueError(f"{file}: {why}") from error
+        raise ValueError(f"{file} cannot be read as Parquet ({why}); copy it again") from error
 
 
-def _unreadable(file: Path, error: Exception) -> ValueError:
-    return ValueError(f"{file} cannot be read as Parquet ({' '.join(str(error).split()):.200}); copy it again")
+def _columns(schema: Any, request: Request) -> tuple[str, str | None]:
+    """The columns of images and of labels, after a look at their types."""
+    import pyarrow.types as of
+
+    def find(names: tuple[str, ...]) -> str | None:
+        key = next((name for name in names if name in schema.names), None)
+        if key is not None and schema.names.count(key) > 1:
+            raise ValueError(f"it holds the column {key!r} {schema.names.count(key)} times; expected one")
+        return key
+
+    image_key, label_key = find(IMAGES), find(LABELS) if request.split != "unlabeled" else None
+    if image_key is None:
+        raise ValueError(f"no image column; expected one called {' or '.join(IMAGES)}")
+    kind = schema.field(image_key).type
+    encoded = next((field.type for field in kind if field.name == "bytes"), kind) if of.is_struct(kind) else kind
+    pixels = kind
+    while of.is_list(pixels) or of.is_large_list(pixels) or of.is_fixed_size_list(pixels):
+        pixels = pixels.value_type
+    is_pixels = pixels is not kind and (of.is_integer(pixels) or of.is_floating(pixels))
+    if not (is_pixels or of.is_binary(encoded) or of.is_large_binary(encoded)):
+        raise ValueError(
+            f"column {image_key!r} is {printable(kind, 80)}; expected encoded images as bytes, or lists of pixels"
+        )
+    if label_key is not None and not of.is_integer(schema.field(label_key).type):
+        raise ValueError(
+            f"column {label_key!r} is {printable(schema.field(label_key).type, 80)}; expected whole numbers from 0"
+        )
+    return image_key, label_key
 
 
-def _column(rows: Any, names: tuple[str, ...]) -> str | None:
-    return next((name for name in names if name in rows.schema.names), None)
+def _class_names(schema: Any, label_key: str | None) -> tuple[str, ...]:
+    """As Hugging Face's features in the file's metadata name them, else none."""
+    try:
+        names = json.loads(schema.metadata[b"huggingface"])["info"]["features"][label_key]["names"]
+    except (TypeError, KeyError, ValueError, RecursionError):
+        return ()
+    return tuple(names) if isinstance(names, list) and all(isinstance(name, str) for name in names) else ()
 
 
-def _decoded(cell: Any, request: Request) -> np.ndarray | str:
-    """`(C, H, W)` uint8, or what is wrong with it."""
-    mode = "L" if request.in_chans == 1 else "RGB"
+def _decoded(what: str, cell: Any, request: Request) -> Picture:
+    """Raises ValueError with what is wrong with it."""
     if isinstance(cell, dict):
-        cell = cell.get("bytes") or "an image kept outside the file, of which there is only the path"
-    if isinstance(cell, str):
-        return cell
+        cell = cell.get("bytes")
+    if cell is None:
+        raise ValueError(f"{what} cannot be read (there is no image in the file, at most a path to one)")
     if isinstance(cell, bytes):
-        return read_image(BytesIO(cell), mode, request.img_size)
-    array = np.asarray(cell)
-    if array.dtype == object or array.ndim not in (2, 3) or array.min() < 0 or array.max() > 255:
-        return f"got {type(cell).__name__}, expected an encoded image or pixels of 0 to 255"
-    array = array.astype(np.uint8)
-    return array[None] if array.ndim == 2 else np.ascontiguousarray(array.transpose(2, 0, 1))
+        try:
+            return read_picture(BytesIO(cell), request.in_chans == 1, request.img_size)
+        except ValueError as error:
+            raise ValueError(f"{what} cannot be read ({error})") from error
+    array = checked_pixels(what, cell)
+    if array.ndim == 2:
+        return Picture(array[None])
+    if array.ndim != 3 or not {array.shape[0], array.shape[2]} & {1, 3}:
+        raise ValueError(f"{what} has shape {array.shape}; expected (H, W), (H, W, C) or (C, H, W), C 1 or 3")
+    return Picture(np.ascontiguousarray(array.transpose(2, 0, 1)) if array.shape[2] in (1, 3) else array)

@@ -28,9 +28,9 @@ def digits(request: Request) -> ImageSet:
     _no_option(request)
     from sklearn.datasets import load_digits
 
-    bunch = load_digits()
-    labels = torch.from_numpy(bunch.target).long()
-    small = torch.from_numpy(bunch.images).float()[:, None] * (255 / 16)
+    pixels, targets = load_digits(return_X_y=True)
+    labels = torch.from_numpy(targets).long()
+    small = torch.from_numpy(pixels).float().view(-1, 1, 8, 8) * (255 / 16)
     images = F.interpolate(small, size=(32, 32), mode="bicubic", align_corners=False)
     images = images.round().clamp(0, 255).to(torch.uint8)
 
@@ -89,8 +89,9 @@ def svhn(request: Request) -> ImageSet:
             lambda root, download: SVHN(root, split=part, download=download),
         )
 
-    images, labels = zip(*((_tensor(data.data), _tensor(data.labels)) for data in map(read, parts)), strict=False)
-    return ImageSet(request.spec, _joined(images), _joined(labels).long(), DIGITS)
+    read_parts = [read(part) for part in parts]
+    images = _joined(_tensor(data.data) for data in read_parts)
+    return ImageSet(request.spec, images, _joined(_tensor(data.labels) for data in read_parts).long(), DIGITS)
 
 
 def stl10(request: Request) -> ImageSet:
@@ -112,7 +113,7 @@ def stl10(request: Request) -> ImageSet:
         [(STL10.filename, STL10.tgz_md5)],
         lambda root, download: STL10(root, split=request.split, folds=fold, download=download),
     )
-    labels = None if request.split == "unlabeled" else _tensor(data.labels).long()
+    labels = None if data.labels is None or request.split == "unlabeled" else _tensor(data.labels).long()
     return ImageSet(request.spec, _tensor(data.data), labels, STL10_CLASSES)
 
 

@@ -1,8 +1,9 @@
 """Where the weights of `timm.create_model(..., pretrained=True)` come from, for our models.
 
-timm reads config.json and weights apart from each other, takes a pickle where there is no safetensors file, and checks
-neither sums nor what the configuration asks for.  So a model's function calls `resolve` first: whatever the source
-(a folder, the package, the Hub), timm is then given one checked safetensors file and the configuration beside it.
+timm reads config.json and weights apart from each other, and checks neither sums nor what the configuration asks for.
+So a model's function calls `resolve` first: whether a folder, the package or the Hub is the source, the weights then come
+from one checked safetensors file, and the configuration from the same commit.  What timm alone handles (checkpoint_path,
+a file or an address in a pretrained_cfg) is left to it: it reads pickles with weights_only=True.
 """
 
 from __future__ import annotations
@@ -12,20 +13,20 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from timm.models import get_pretrained_cfg
 from timm.models._builder import resolve_pretrained_cfg
+from timm.models._factory import parse_model_name
 from timm.models._hub import load_model_config_from_path
 
 from swwae_zoo.hub.config import ModelConfig, build_empty, check_model_config, read_model_config
 from swwae_zoo.hub.errors import HubError, Missing
-from swwae_zoo.hub.fetch import Snapshot, fetch, snapshots
+from swwae_zoo.hub.fetch import Snapshot, fetch, fetch_file, snapshots
 from swwae_zoo.hub.remote import CONFIG, WEIGHTS, split_revision
 from swwae_zoo.hub.verify import check_tensors
-from swwae_zoo.models._checkpoint_files import checkpoint_of_caller, refuse_pickle, refuse_pickle_in
 
-__all__ = ["ORGANISATION", "PACKAGED", "PUBLISHED", "resolve", "with_weights"]
+__all__ = ["ORGANISATION", "PACKAGED", "PUBLISHED", "Backbone", "resolve", "source_of_backbone", "with_weights"]
 
 ORGANISATION = "swwae-zoo"  # whose repositories on the Hub hold the zoo; SWWAE_HUB_ORG names another
 PUBLISHED: frozenset[str] = frozenset()  # models and model.tags that lie there; SWWAE_HUB_ORG says that all do
@@ -86,8 +87,6 @@ def resolve(variant: str, pretrained: bool, defaults: Mapping[str, Any], kwargs:
         RuntimeError: pretrained, but no weights exist.
         HubError: (a ValueError) they can't be had, or are not what they should be.
     """
-    if checkpoint := checkpoint_of_caller():
-        refuse_pickle(checkpoint)
     given = dict(kwargs)
     cfg, overlay = given.get("pretrained_cfg"), dict(given.get("pretrained_cfg_overlay") or {})
     source = cfg.get("source") if isinstance(cfg, dict) else None
@@ -106,8 +105,8 @@ def resolve(variant: str, pretrained: bool, defaults: Mapping[str, Any], kwargs:
             given["pretrained_cfg_overlay"] = {"notes": None, **overlay}
         if not pretrained:
             return {**defaults, **given}
-        refuse_pickle_in(known.to_dict())
-        if known.state_dict or (known.file and PACKAGED not in Path(known.file).parents):
+        is_timms = known.url and not (known.file or known.hf_hub_id)
+        if known.state_dict or is_timms or (known.file and PACKAGED not in Path(known.file).parents):
             return {**defaults, **given}
         if known.file:
             folder, config = _from_folder(Path(known.file).parent)
@@ -192,3 +191,39 @@ def _check_variant(snapshot: Snapshot, variant: str, id: str) -> None:
             f"{id} holds a {snapshot.config.architecture}, expected a {variant}: timm.create_model('hf-hub:{id}', pretrained=True) "
             "takes what is there"
         )
+
+
+# --- timm's own backbones -------------------------------------------------------------------------------
+
+
+class Backbone(NamedTuple):
+    """name: what `timm.create_model` is given. overlay: its pretrained_cfg_overlay; empty: timm loads as it does."""
+
+    name: str
+    overlay: dict[str, Any]
+
+
+def source_of_backbone(name: str, pretrained: bool, cache_dir: str | Path | None = None) -> Backbone:
+    """Fetches the weights of a timm backbone that lies on the Hub: one safetensors file, of one commit, checked.
+
+    Args:
+        name: of timm, with a tag, or "hf-hub:ORG/NAME[@REVISION]", or "local-dir:FOLDER".
+
+    Raises:
+        HubError: they can't be had, or the repository has no safetensors file.
+    """
+    kind, place = parse_model_name(name)
+    if kind == "hf-hub":
+        repo, revision = split_revision(place)
+        commit = fetch_file(repo, revision, CONFIG, cache_dir).commit
+        name = f"hf-hub:{repo}@{commit}"  # timm would ask again for each file, and a push could come between
+        return Backbone(name, _from_file(fetch_file(repo, commit, WEIGHTS, cache_dir).path) if pretrained else {})
+    cfg = get_pretrained_cfg(name, allow_unregistered=True) if pretrained and kind is None else None
+    if cfg is None or cfg.file or cfg.state_dict or not cfg.hf_hub_id:
+        return Backbone(name, {})
+    file = cfg.hf_hub_filename if str(cfg.hf_hub_filename).endswith(".safetensors") else WEIGHTS
+    return Backbone(name, _from_file(fetch_file(*split_revision(cfg.hf_hub_id), file, cache_dir).path))
+
+
+def _from_file(file: Path) -> dict[str, Any]:
+    return {"file": str(file), "source": None, "state_dict": None, "hf_hub_filename": None}

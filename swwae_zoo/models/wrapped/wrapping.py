@@ -7,12 +7,14 @@ name their backbone in their options.
 from __future__ import annotations
 
 import difflib
+import errno
 import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import timm
+from safetensors import SafetensorError
 from timm.models import build_model_with_cfg, generate_default_cfgs, get_pretrained_cfg, load_checkpoint, register_model
 from timm.models._builder import resolve_pretrained_cfg
 from timm.models._input import get_model_args
@@ -20,9 +22,8 @@ from torch import Tensor, nn
 
 from swwae_zoo.hub.config import ARGS_OF, Rule, either, flag, listed, number, one_of, text, whole
 from swwae_zoo.models._base import SWWAE, pair_of
-from swwae_zoo.models._checkpoint_files import checkpoint_of_caller, refuse_pickle, refuse_pickle_in, source_of_backbone
 from swwae_zoo.models._image_channels import fit_image_channels
-from swwae_zoo.models._pretrained import resolve
+from swwae_zoo.models._pretrained import resolve, source_of_backbone
 from swwae_zoo.models.swwae import SWWAE_ARGS
 from swwae_zoo.models.wrapped.model import DECODERS, POOLS, WrappedSWWAE
 
@@ -76,7 +77,7 @@ def wrap(
         num_classes: width of the logits; the backbone's own by default.
         img_size: (H, W) the model is built for; the backbone's own by default.
         stages: names of modules (or one string of them, with commas) whose outputs shall be the maps that are compared and unpooled.
-        backbone_checkpoint: a .safetensors file of the plain backbone's weights.
+        backbone_checkpoint: a file of the plain backbone's weights, of any kind that timm loads.
         timm_kwargs: further arguments of `timm.create_model` for a backbone given by name.
 
     Raises:
@@ -125,15 +126,16 @@ def _check_numbers(in_chans: Any, num_classes: Any, img_size: Any) -> None:
 
 
 def load_backbone(model: WrappedSWWAE, path: str | Path) -> None:
-    """Loads a file of the plain backbone's weights, unchanged.
+    """Loads a file of the plain backbone's weights as timm reads it: safetensors, or a pickle with weights_only=True.
 
     Raises:
         ValueError: it can't be read, or is another backbone's.
     """
-    refuse_pickle(path)
+    if not Path(path).is_file():
+        raise FileNotFoundError(errno.ENOENT, "no such file", str(path))
     try:
         load_checkpoint(model.backbone, str(path))
-    except (OSError, RuntimeError, ValueError, KeyError) as error:
+    except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
         raise ValueError(
             f"backbone_checkpoint: {path} can't be loaded into {model.name}: {' '.join(str(error).split()):.300}"
         ) from error
@@ -338,7 +340,7 @@ default_cfgs = generate_default_cfgs(
 
 
 def _create_backbone(name: str, pretrained: bool, img_size: Any, cache_dir: Any, args: Mapping[str, Any]) -> nn.Module:
-    """A timm model by its name, its weights from a safetensors file or not at all.
+    """A timm model by its name.
 
     Raises:
         ValueError: unknown, a SWWAE itself, or arguments it does not take.
@@ -376,8 +378,6 @@ def _create_backbone(name: str, pretrained: bool, img_size: Any, cache_dir: Any,
 @register_model
 def swwae_wrap(pretrained: bool = False, **kwargs: Any) -> SWWAE:
     """`wrap` by the registry: the options of it, ``backbone`` a timm name; further ones go to the backbone."""
-    if given := checkpoint_of_caller():
-        refuse_pickle(given)
     cfg, overlay = kwargs.get("pretrained_cfg"), kwargs.get("pretrained_cfg_overlay") or {}
     if isinstance(cfg, dict) and cfg.get("source") in ("hf-hub", "local-dir") or overlay.get("hf_hub_id"):
         kwargs = resolve("swwae_wrap", pretrained, {}, kwargs)
@@ -391,8 +391,6 @@ def swwae_wrap(pretrained: bool = False, **kwargs: Any) -> SWWAE:
     cache_dir, img_size = kwargs.pop("cache_dir", None), kwargs.pop("img_size", None)
     own = None if cfg is None and overlay is None else resolve_pretrained_cfg("swwae_wrap", cfg, overlay).to_dict()
     whole = own is not None and any(own.get(key) for key in ("url", "file", "hf_hub_id", "state_dict"))
-    if pretrained and own is not None:
-        refuse_pickle_in(own)
     is_saved = cfg is not None and not isinstance(
         cfg, str
     )  # the options were, too: its weights come along or aren't wanted

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
 import safetensors
-from torch import nn
+from torch import Tensor, nn
 
 from swwae_zoo.hub.errors import HubError
 from swwae_zoo.hub.remote import RemoteFile
 
-__all__ = ["Sums", "check_tensors", "is_file_of", "largest_file", "sha256_of", "sums_of"]
+__all__ = ["Sums", "check_tensors", "check_weights", "is_file_of", "largest_file", "sha256_of", "sums_of"]
 
 FLOATS = ("F64", "F32", "F16", "BF16")
 BLOCK = 2**20
@@ -27,7 +28,7 @@ class Sums(NamedTuple):
     blob_id: str
 
     def fit(self, remote: RemoteFile) -> bool:
-        """Whether the file holds the bytes that the Hub lists: it knows large files by one sum, small ones by the other."""
+        """Whether the file has the bytes that the Hub lists: large files by one sum, small ones by the other."""
         return remote.sha256 == self.sha256 if remote.sha256 is not None else remote.blob_id == self.blob_id
 
 
@@ -67,26 +68,52 @@ def check_tensors(path: Path, model: nn.Module, where: str) -> None:
     Raises:
         HubError: no safetensors file (a pickle, for one), or other tensors.
     """
+    found, expected = _header(path, where), model.state_dict()
+    for name in sorted(expected.keys() ^ found.keys()):
+        file, own = ("lacks", "has") if name in expected else ("has", "lacks")
+        raise HubError(f"{where}: model.safetensors {file} {name[:100]!r}, which config.json's model {own}")
+    for name, (shape, dtype) in found.items():
+        if shape != tuple(expected[name].shape):
+            own = tuple(expected[name].shape)
+            raise HubError(f"{where}: model.safetensors has {name} of shape {shape}, config.json's model of {own}")
+        _check_kind(name, dtype, expected[name], where)
+
+
+def check_weights(path: Path, model: nn.Module, where: str, spared: Collection[str]) -> None:
+    """Sees that a file has all tensors of a model that the caller has changed: timm would leave some random in silence.
+
+    Args:
+        spared: layers that need not be there: the classifier for other classes.
+
+    Raises:
+        HubError: no safetensors file, or tensors are missing.
+    """
+    found = _header(path, where)
+    for name, tensor in model.state_dict().items():
+        if name in found:
+            _check_kind(name, found[name][1], tensor, where)
+        elif name.rpartition(".")[0] not in spared:
+            raise HubError(
+                f"{where}: model.safetensors lacks {name!r}, which the model has with the arguments given here: "
+                "leave them as they were saved"
+            )
+
+
+def _header(path: Path, where: str) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Name -> shape and type of each tensor in a file."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             saved = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  not iterable itself
-            found = {name: (tuple(part.get_shape()), part.get_dtype()) for name, part in saved.items()}
+            return {name: (tuple(part.get_shape()), part.get_dtype()) for name, part in saved.items()}
     except (safetensors.SafetensorError, OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
         raise HubError(
-            f"{where}: model.safetensors is not a safetensors file ({' '.join(str(error).split()):.100}); pickles are not read"
+            f"{where}: model.safetensors is not a safetensors file ({reason:.100}); pickles are not read"
         ) from error
-    expected = model.state_dict()
-    for name in sorted(expected.keys() ^ found.keys()):
-        what = "lacks" if name in expected else "has"
+
+
+def _check_kind(name: str, dtype: str, expected: Tensor, where: str) -> None:
+    if (dtype in FLOATS) != expected.is_floating_point():
         raise HubError(
-            f"{where}: model.safetensors {what} {name[:100]!r}, which config.json's model {'has' if name in expected else 'lacks'}"
+            f"{where}: model.safetensors has {name} of type {dtype}, config.json's model of {expected.dtype}"
         )
-    for name, (shape, dtype) in found.items():
-        if shape != tuple(expected[name].shape):
-            raise HubError(
-                f"{where}: model.safetensors has {name} of shape {shape}, config.json's model of {tuple(expected[name].shape)}"
-            )
-        if (dtype in FLOATS) != expected[name].is_floating_point():
-            raise HubError(
-                f"{where}: model.safetensors has {name} of type {dtype}, config.json's model of {expected[name].dtype}"
-            )

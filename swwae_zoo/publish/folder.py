@@ -13,10 +13,11 @@ import timm
 import torch
 from torch import nn
 
-from swwae_zoo.hub.config import CONTRAST_NOTE, Undrawn, read_model_config
+from swwae_zoo.hub.config import read_model_config
 from swwae_zoo.hub.errors import HubError
 from swwae_zoo.hub.remote import CONFIG, WEIGHTS
 from swwae_zoo.hub.verify import Sums, sums_of
+from swwae_zoo.models._data_config import CONTRAST_NOTE
 from swwae_zoo.publish.card import make_card
 from swwae_zoo.publish.trained import Trained
 
@@ -69,8 +70,7 @@ def _write_config(saved: Path, contrast: str, path: Path) -> None:
 
 def _load_back(folder: Path, saved: Path) -> nn.Module:
     """What `timm.create_model` makes of the folder, checked as any is, and every tensor compared with the run's."""
-    with Undrawn():
-        model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     state = model.state_dict()
     with safetensors.safe_open(saved, framework="pt") as file:
         same = set(file.keys()) == state.keys() and all(

@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ from swwae_zoo.hub.config import MAX_BYTES, ModelConfig, read_model_config
 from swwae_zoo.hub.errors import HubError, Missing, Unreachable, explained
 from swwae_zoo.hub.progress import bar_of
 from swwae_zoo.hub.remote import CONFIG, WEIGHTS, Remote, attempts, cache_of, look_at, split_revision, store_ref
-from swwae_zoo.hub.verify import check_tensors, check_weights, is_file_of, largest_file, sha256_of
+from swwae_zoo.hub.verify import check_tensors, is_file_of, largest_file, sha256_of
 from swwae_zoo.version import __version__
 
 __all__ = ["Fetched", "Located", "Pulled", "fetch_file", "locate", "pull", "snapshots"]
@@ -45,13 +45,12 @@ class Located(NamedTuple):
     token: str | None
     cache_dir: str | Path | None
 
-    def weights_for(self, model: nn.Module, changed: bool = False, spared: Collection[str] = ()) -> Path:
+    def weights_for(self, model: nn.Module, changed: bool = False) -> Path:
         """model.safetensors, fetched if need be, its bytes and tensors checked.
 
         Args:
             model: the one that is filled, or one like it on the meta device.
-            changed: the caller's arguments change the saved model (see `check_weights`).
-            spared: layers of ``model`` that need not be in the file then.
+            changed: the caller's arguments change the saved model, so that names and shapes may differ.
 
         Raises:
             HubError: the file can't be had, is damaged, or holds another model's tensors.
@@ -63,10 +62,7 @@ class Located(NamedTuple):
         else:
             largest = LARGEST_WEIGHTS if changed else largest_file(model)
             path = _download(self.remote, WEIGHTS, self.token, self.cache_dir, largest)
-        if changed:
-            check_weights(path, model, self.where, spared)
-        else:
-            check_tensors(path, model, self.where)
+        check_tensors(path, model, self.where, exact=not changed)
         if self.remote is not None:
             store_ref(self.remote, self.revision, self.cache_dir)
         return path

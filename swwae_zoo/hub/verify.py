@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
 import safetensors
-from torch import Tensor, nn
+from torch import nn
 
 from swwae_zoo.hub.errors import HubError
 from swwae_zoo.hub.remote import RemoteFile
 
-__all__ = ["Sums", "check_tensors", "check_weights", "is_file_of", "largest_file", "sha256_of", "sums_of"]
+__all__ = ["Sums", "check_tensors", "is_file_of", "largest_file", "sha256_of", "sums_of"]
 
 FLOATS = ("F64", "F32", "F16", "BF16")
 BLOCK = 2**20
@@ -62,41 +61,27 @@ def largest_file(model: nn.Module) -> int:
     return 8 * sum(tensor.numel() for tensor in model.state_dict().values()) + 2**24
 
 
-def check_tensors(path: Path, model: nn.Module, where: str) -> None:
+def check_tensors(path: Path, model: nn.Module, where: str, exact: bool = True) -> None:
     """Compares names, shapes and kinds of the tensors in ``path`` with those of ``model``; reads the header only.
+
+    Args:
+        exact: False: the caller has changed the model, so names and shapes may differ.
 
     Raises:
         HubError: no safetensors file (a pickle, for one), or other tensors.
     """
     found, expected = _header(path, where), model.state_dict()
-    for name in sorted(expected.keys() ^ found.keys()):
+    for name in sorted(expected.keys() ^ found.keys()) if exact else ():
         file, own = ("lacks", "has") if name in expected else ("has", "lacks")
         raise HubError(f"{where}: model.safetensors {file} {name[:100]!r}, which config.json's model {own}")
-    for name, (shape, dtype) in found.items():
-        if shape != tuple(expected[name].shape):
+    for name in found.keys() & expected.keys():
+        shape, dtype = found[name]
+        if exact and shape != tuple(expected[name].shape):
             own = tuple(expected[name].shape)
             raise HubError(f"{where}: model.safetensors has {name} of shape {shape}, config.json's model of {own}")
-        _check_kind(name, dtype, expected[name], where)
-
-
-def check_weights(path: Path, model: nn.Module, where: str, spared: Collection[str]) -> None:
-    """Sees that a file has all tensors of a model that the caller has changed: timm would leave some random in silence.
-
-    Args:
-        spared: layers that need not be there: the classifier for other classes.
-
-    Raises:
-        HubError: no safetensors file, or tensors are missing.
-    """
-    found = _header(path, where)
-    for name, tensor in model.state_dict().items():
-        if name in found:
-            _check_kind(name, found[name][1], tensor, where)
-        elif name.rpartition(".")[0] not in spared:
-            raise HubError(
-                f"{where}: model.safetensors lacks {name!r}, which the model has with the arguments given here: "
-                "leave them as they were saved"
-            )
+        if (dtype in FLOATS) != expected[name].is_floating_point():
+            own = expected[name].dtype
+            raise HubError(f"{where}: model.safetensors has {name} of type {dtype}, config.json's model of {own}")
 
 
 def _header(path: Path, where: str) -> dict[str, tuple[tuple[int, ...], str]]:
@@ -110,10 +95,3 @@ def _header(path: Path, where: str) -> dict[str, tuple[tuple[int, ...], str]]:
         raise HubError(
             f"{where}: model.safetensors is not a safetensors file ({reason:.100}); pickles are not read"
         ) from error
-
-
-def _check_kind(name: str, dtype: str, expected: Tensor, where: str) -> None:
-    if (dtype in FLOATS) != expected.is_floating_point():
-        raise HubError(
-            f"{where}: model.safetensors has {name} of type {dtype}, config.json's model of {expected.dtype}"
-        )

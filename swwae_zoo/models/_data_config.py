@@ -15,11 +15,11 @@ from torch import nn
 from swwae_zoo.data.transforms import CONTRASTS, MIN_PADDABLE
 from swwae_zoo.hub.errors import HubError
 
-__all__ = ["contrast_of", "describe_training_data"]
+__all__ = ["contrast_of", "describe_training_data", "set_contrast"]
 
 CONTRAST_NOTE = "contrast="
-CONTRAST_REMARK = "timm's transforms don't normalise contrast: use swwae_zoo.preprocess_of(model)"
-PADDING_REMARK = "padded with zeros, where timm's transforms pad otherwise: use swwae_zoo.preprocess_of(model)"
+CONTRAST_REMARK = "don't normalise each image's contrast"
+PADDING_REMARK = "pad otherwise than with zeros all around"
 
 
 def contrast_of(cfg: Mapping[str, Any], where: str = "pretrained_cfg") -> str:
@@ -62,28 +62,32 @@ def describe_training_data(
     net: Any = model
     cfg: dict[str, Any] = net.pretrained_cfg
     size: tuple[int, int] = tuple(getattr(net, "img_size", cfg["input_size"][1:]))
-    cfg["interpolation"] = "bilinear"
-    remarks = [CONTRAST_NOTE + contrast, CONTRAST_REMARK] if contrast != "none" else []
+    cfg["interpolation"], remarks = "bilinear", [] if contrast == "none" else [CONTRAST_REMARK]
     stored = size if image_size is None else tuple(image_size)
     if stored == size:
         cfg["crop_mode"], cfg["crop_pct"] = "center", 1.0
     elif all(MIN_PADDABLE * want <= have <= want for have, want in zip(stored, size, strict=True)):
         cfg["crop_mode"], cfg["crop_pct"] = "border", _border(stored, size)
         odd = any((want - have) % 2 for have, want in zip(stored, size, strict=True))
-        if (any(cfg["mean"]) or odd) and contrast == "none":
+        if any(cfg["mean"]) or odd:
             remarks.append(PADDING_REMARK)
     else:
         cfg["crop_mode"], cfg["crop_pct"] = "squash", 1.0
-    notes = cfg.get("notes") or ()
-    others = [
-        note
-        for note in ([notes] if isinstance(notes, str) else notes)
-        if not note.startswith(CONTRAST_NOTE) and note not in (CONTRAST_REMARK, PADDING_REMARK)
-    ]
-    cfg["notes"] = (*remarks, *others)
-    cfg.pop("label_names", None)
-    if 0 < len(label_names) <= getattr(model, "num_classes", 0):
+    set_contrast(cfg, contrast)
+    cfg["num_classes"] = net.num_classes  # timm drops the names where this differs
+    for key in ("description", "label_names", "label_descriptions", "tag"):  # of the weights that its name stands for
+        cfg.pop(key, None)
+    if remarks:
+        cfg["description"] = f"Preprocessing: timm's transforms {' and '.join(remarks)}; use swwae_zoo.preprocess_of."
+    if 0 < len(label_names) <= net.num_classes:
         cfg["label_names"] = tuple(label_names)
+
+
+def set_contrast(cfg: dict[str, Any], contrast: str) -> None:
+    """Notes the contrast normalisation, "none" or "image", among what else the notes say."""
+    notes = cfg.get("notes") or ()
+    others = [n for n in ([notes] if isinstance(notes, str) else notes) if not n.startswith(CONTRAST_NOTE)]
+    cfg["notes"] = [*([CONTRAST_NOTE + contrast] if contrast != "none" else []), *others]
 
 
 def _border(stored: tuple[int, ...], size: tuple[int, int]) -> float:

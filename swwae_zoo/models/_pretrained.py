@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -24,15 +24,17 @@ from timm.models._builder import resolve_pretrained_cfg
 from timm.models._factory import parse_model_name
 from timm.models._hub import load_model_config_from_path
 from timm.models._pretrained import PretrainedCfg
-from torch import nn
+from torch import Tensor, nn
 
 from swwae_zoo.hub.building import MAX_PARAMS, bounded, check_model
 from swwae_zoo.hub.config import ModelConfig, check_model_config, read_model_config
 from swwae_zoo.hub.errors import HubError, Missing
 from swwae_zoo.hub.fetch import Located, fetch_file, locate, snapshots
 from swwae_zoo.hub.remote import CONFIG, WEIGHTS, split_revision
-from swwae_zoo.hub.verify import check_tensors, check_weights
+from swwae_zoo.hub.verify import check_tensors
+from swwae_zoo.models._base import SWWAE
 from swwae_zoo.models._data_config import contrast_of
+from swwae_zoo.utils.checksums import check_sealed
 
 __all__ = [
     "ORGANISATION",
@@ -105,25 +107,25 @@ class Saved(NamedTuple):
     where: whose that is, for errors.
     changed: arguments that the caller gave otherwise than they were saved.
     limit: parameters that it may have.
-    fetch: the model, whether it was changed, layers that need no weights -> the checked file; None: no weights wanted.
+    fetch: the model and whether it was changed -> the checked file; None: no weights are wanted.
     """
 
     config: ModelConfig
     where: str
     changed: frozenset[str]
     limit: int
-    fetch: Callable[[nn.Module, bool, Collection[str]], Path] | None
+    fetch: Callable[[nn.Module, bool], Path] | None
 
     def bounds(self) -> AbstractContextManager[None]:
         """Within it the model is to be built, without drawing weights that are overwritten anyway."""
         is_whole = not self.changed
         return bounded(self.where, self.limit, skip_init=is_whole and self.fetch is not None, blame_config=is_whole)
 
-    def fill(self, model: nn.Module, filter_fn: Callable[..., Any], cfg: Mapping[str, Any]) -> str | None:
+    def fill(self, model: SWWAE, filter_fn: Callable[..., Any], cfg: Mapping[str, Any]) -> str | None:
         """Checks the model that was built, and loads the weights into it.
 
         Args:
-            model: one of ours, with in_chans and num_classes.
+            model: the one built within `bounds`.
             filter_fn: fits saved tensors to it.
             cfg: its pretrained_cfg, which names the classifier and the first convolution.
 
@@ -133,12 +135,24 @@ class Saved(NamedTuple):
         check_model(model, self.config, self.where, self.changed)
         if self.fetch is None:
             return None
-        classifier = cfg.get("classifier") or ()
-        spared = (classifier,) if isinstance(classifier, str) else tuple(classifier)
-        file = str(self.fetch(model, bool(self.changed), spared))
+        named = cfg.get("classifier") or ()
+        classifiers = (named,) if isinstance(named, str) else tuple(named)
+
+        def fit(state_dict: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+            fitted = filter_fn(state_dict, model)
+            for name in model.state_dict():  # where the number of classes differs, timm would leave them random
+                if name not in fitted and name.rpartition(".")[0] not in classifiers:
+                    raise HubError(
+                        f"{self.where}: model.safetensors lacks {name!r}, which the model has with the arguments given "
+                        "here: leave them as they were saved"
+                    )
+            return fitted
+
+        file = str(self.fetch(model, bool(self.changed)))
         source = {**{key: value for key, value in cfg.items() if key not in SOURCES}, "file": file}
-        args = {"num_classes": model.num_classes, "in_chans": model.in_chans}
-        load_pretrained(model, pretrained_cfg=source, filter_fn=filter_fn, **args)  # type: ignore[arg-type]
+        load_pretrained(
+            model, pretrained_cfg=source, num_classes=model.num_classes, in_chans=model.in_chans, filter_fn=fit
+        )
         return file
 
 
@@ -236,11 +250,9 @@ def _in_folder(folder: Path, pretrained: bool) -> Saved:
         raise HubError(f"{folder} has no {WEIGHTS}: nothing else is loaded from a folder of ours, pickles least of all")
     config = read_model_config(folder / CONFIG, where, local=True)
 
-    def fetch(model: nn.Module, changed: bool, spared: Collection[str]) -> Path:
-        if changed:
-            check_weights(folder / WEIGHTS, model, where, spared)
-        else:
-            check_tensors(folder / WEIGHTS, model, where)
+    def fetch(model: nn.Module, changed: bool) -> Path:
+        check_tensors(folder / WEIGHTS, model, where, exact=not changed)
+        check_sealed(folder / WEIGHTS, (folder / CONFIG).read_bytes())
         return folder / WEIGHTS
 
     return Saved(config, where, frozenset(), _limit_of(folder), fetch)

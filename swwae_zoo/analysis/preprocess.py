@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from swwae_zoo.data import Preprocess
-from swwae_zoo.hub.config import ModelConfig
+from swwae_zoo.models._data_config import contrast_of
 
 __all__ = ["preprocess_of"]
 
@@ -18,5 +18,4 @@ def preprocess_of(model: nn.Module) -> Preprocess:
     """
     cfg = model.pretrained_cfg
     size = model.img_size if hasattr(model, "img_size") else tuple(cfg["input_size"][1:])
-    contrast = ModelConfig(cfg.get("architecture", ""), {}, cfg).contrast
-    return Preprocess(size, mean=cfg["mean"], std=cfg["std"], contrast=contrast)
+    return Preprocess(size, mean=cfg["mean"], std=cfg["std"], contrast=contrast_of(cfg))

@@ -1,62 +1,72 @@
 """config.json, which can come from anyone: read, typed and bounded before anything is built from it.
 
-It may name one of our registered models and the arguments that such a model takes, within bounds; it names no path,
-no address and no code.  `expected_tensors` then says what the weights beside it must be, without a byte of memory.
+It may name one of our registered models and the arguments that such a model takes; it names no path, no address and no
+code.  Models register the rules of their arguments with `register_arguments`.  A file from the Hub is held to bounds;
+one in a local folder, which may be a run's own, to types alone: what training accepted, loading accepts.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import timm
-import torch
 from timm.models import is_model, model_entrypoint
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
-from swwae_zoo.data.transforms import CONTRASTS
 from swwae_zoo.hub.errors import HubError
 
 __all__ = [
-    "ARGS_OF",
     "ModelConfig",
     "Rule",
-    "Undrawn",
-    "build_empty",
+    "check_model_config",
+    "either",
     "flag",
+    "is_ours",
+    "listed",
     "number",
     "one_of",
     "read_model_config",
+    "register_arguments",
     "text",
     "whole",
 ]
 
 MAX_BYTES = 2**20
-MAX_PARAMS = 2**30
+MAX_LOCAL_BYTES = 2**26
 MAX_SIDE, MAX_CHANS, MAX_CLASSES = 2048, 1024, 1_000_000
-CONTRAST_NOTE = "contrast="  # timm's cfg has no place for it but its notes
 
 
 class Rule(NamedTuple):
-    """fits: whether a value may stand there. expected: what may, in words."""
+    """What may stand as a value.
+
+    fits: whether a value from the Hub may. expected: what may, in words. type_fits: whether a value of a local folder
+    may; None: as ``fits``.
+    """
 
     fits: Callable[[Any], bool]
     expected: str
+    type_fits: Callable[[Any], bool] | None = None
+
+    def allows(self, value: Any, local: bool) -> bool:
+        return (self.type_fits if local and self.type_fits is not None else self.fits)(value)
 
 
 def whole(low: int, high: int) -> Rule:
-    return Rule(lambda value: type(value) is int and low <= value <= high, f"a whole number from {low} to {high}")
+    return Rule(
+        lambda value: type(value) is int and low <= value <= high,
+        f"a whole number from {low} to {high}",
+        lambda value: type(value) is int and low <= value,
+    )
 
 
 def number(low: float, high: float) -> Rule:
-    return Rule(
-        lambda value: type(value) in (int, float) and math.isfinite(value) and low <= value <= high,
-        f"a number from {low} to {high}",
-    )
+    def is_number(value: Any) -> bool:
+        return type(value) in (int, float) and math.isfinite(value)
+
+    return Rule(lambda value: is_number(value) and low <= value <= high, f"a number from {low} to {high}", is_number)
 
 
 def flag() -> Rule:
@@ -68,29 +78,41 @@ def one_of(*choices: Any) -> Rule:
 
 
 def text(longest: int) -> Rule:
-    return Rule(lambda value: isinstance(value, str) and len(value) <= longest, f"text of at most {longest} characters")
+    return Rule(
+        lambda value: isinstance(value, str) and len(value) <= longest,
+        f"text of at most {longest} characters",
+        lambda value: isinstance(value, str),
+    )
 
 
 def listed(rule: Rule, least: int, most: int) -> Rule:
     return Rule(
         lambda value: isinstance(value, list) and least <= len(value) <= most and all(map(rule.fits, value)),
         f"a list of {least} to {most}, each {rule.expected}",
+        lambda value: isinstance(value, list) and all(rule.allows(each, True) for each in value),
     )
 
 
 def either(*rules: Rule) -> Rule:
-    return Rule(lambda value: any(rule.fits(value) for rule in rules), " or ".join(rule.expected for rule in rules))
+    return Rule(
+        lambda value: any(rule.fits(value) for rule in rules),
+        " or ".join(rule.expected for rule in rules),
+        lambda value: any(rule.allows(value, True) for rule in rules),
+    )
 
 
 NOTHING = Rule(lambda value: value is None, "null")
+
+
+def _is_size(value: Any, chans: Rule, side: Rule, local: bool) -> bool:
+    is_three = isinstance(value, list) and len(value) == 3
+    return is_three and chans.allows(value[0], local) and all(side.allows(each, local) for each in value[1:])
+
+
 SIZE = Rule(
-    lambda value: (
-        isinstance(value, list)
-        and len(value) == 3
-        and whole(1, MAX_CHANS).fits(value[0])
-        and all(map(whole(1, MAX_SIDE).fits, value[1:]))
-    ),
+    lambda value: _is_size(value, whole(1, MAX_CHANS), whole(1, MAX_SIDE), local=False),
     f"[channels, height, width], at most {MAX_CHANS} and {MAX_SIDE}",
+    lambda value: _is_size(value, whole(1, MAX_CHANS), whole(1, MAX_SIDE), local=True),
 )
 MODULE = Rule(
     lambda value: (
@@ -102,7 +124,38 @@ MODULE = Rule(
 )
 TEXTS = either(text(4000), listed(text(4000), 0, 100))
 
-ARGS_OF: dict[str, Mapping[str, Rule]] = {}  # architecture -> rules of its arguments; each model file registers its own
+_SCALAR = either(NOTHING, flag(), number(-(2**16), 2**16), text(100))
+_ARGUMENT = either(_SCALAR, listed(either(_SCALAR, listed(_SCALAR, 0, 64)), 0, 64))  # a backbone's, which we don't know
+# timm's and torch's own: where weights come from, what else is built, where it lies.
+_NEVER = frozenset(
+    (
+        "backbone_checkpoint", "backbone_pretrained", "cache_dir", "checkpoint_path", "device", "dtype", "exportable",
+        "feature_cfg", "feature_cls", "features_only", "file", "hf_hub_id", "kwargs_filter", "model_cfg", "model_cls",
+        "model_name", "no_jit", "out_indices", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay",
+        "pretrained_filter_fn", "pretrained_model_args", "pretrained_strict", "pruned", "scriptable", "state_dict",
+        "url", "variant",
+    )
+)  # fmt: skip
+
+
+class _Arguments(NamedTuple):
+    rules: Mapping[str, Rule]
+    others: bool
+
+
+_ARGUMENTS: dict[str, _Arguments] = {}
+
+
+def register_arguments(architectures: Iterable[str], rules: Mapping[str, Rule], others: bool = False) -> None:
+    """Lets config.json describe a model; called by the file that registers it with timm.
+
+    Args:
+        architectures: registered names.
+        rules: name of an argument -> what may stand there.
+        others: whether other arguments may be there too, scalars and short lists of them: those of a backbone.
+    """
+    _ARGUMENTS.update(dict.fromkeys(architectures, _Arguments(rules, others)))
+
 
 _PAIR = either(NOTHING, listed(whole(0, MAX_SIDE), 2, 2))
 PRETRAINED = {
@@ -153,31 +206,21 @@ class ModelConfig(NamedTuple):
     model_args: dict[str, Any]
     pretrained_cfg: dict[str, Any]
 
-    @property
-    def contrast(self) -> str:
-        """How each image's contrast was normalised in training: "none" or "image"."""
-        notes = self.pretrained_cfg.get("notes") or ()
-        given = [
-            note.removeprefix(CONTRAST_NOTE)
-            for note in ([notes] if isinstance(notes, str) else notes)
-            if note.startswith(CONTRAST_NOTE)
-        ]
-        return given[0] if given else "none"
 
-
-def read_model_config(path: Path, where: str | None = None) -> ModelConfig:
+def read_model_config(path: Path, where: str | None = None, local: bool = False) -> ModelConfig:
     """Reads and checks ``path``.
 
     Args:
         where: whose it is, for errors; the path by default.
+        local: it lies in a folder of the user's: types are checked, sizes are not.
 
     Raises:
         HubError: anything but a configuration of one of our models; one line.
     """
-    where = where or str(path)
+    where, largest = where or str(path), MAX_LOCAL_BYTES if local else MAX_BYTES
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise HubError(f"{where}: config.json has {path.stat().st_size:,} bytes, expected at most {MAX_BYTES:,}")
+        if path.stat().st_size > largest:
+            raise HubError(f"{where}: config.json has {path.stat().st_size:,} bytes, expected at most {largest:,}")
         content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
     except HubError:
         raise
@@ -185,10 +228,10 @@ def read_model_config(path: Path, where: str | None = None) -> ModelConfig:
         raise HubError(f"{where}: config.json can't be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise HubError(f"{where}: config.json is not valid JSON: {str(error):.100}") from error
-    return check_model_config(content, where)
+    return check_model_config(content, where, local)
 
 
-def check_model_config(content: Any, where: str) -> ModelConfig:
+def check_model_config(content: Any, where: str, local: bool = False) -> ModelConfig:
     """The typed configuration in parsed JSON.
 
     Raises:
@@ -199,24 +242,21 @@ def check_model_config(content: Any, where: str) -> ModelConfig:
     pretrained_cfg = _table(content.pop("pretrained_cfg", None), "pretrained_cfg", where)
     if "label_descriptions" in content:
         _table(content.pop("label_descriptions"), "label_descriptions", where)  # nothing is made of them
-    _check(content, TOP, "", where)
+    _check(content, TOP, "", where, local)
     architecture = content.get("architecture")
     if not is_ours(architecture):
         raise HubError(
             f"{where}: config.json says architecture {architecture!r}, expected a model of swwae_zoo "
             f"({', '.join(timm.list_models('swwae*'))}); for another use timm itself"
         )
-    _check(args, ARGS_OF[architecture], "model_args.", where)
-    _check(pretrained_cfg, PRETRAINED, "pretrained_cfg.", where)
-    if "num_classes" in content:
-        pretrained_cfg["num_classes"] = content["num_classes"]
+    arguments = _ARGUMENTS[architecture]
+    _check(args, arguments.rules, "model_args.", where, local, arguments.others)
+    _check(pretrained_cfg, PRETRAINED, "pretrained_cfg.", where, local)
+    for key in ("num_classes", "label_names"):
+        if key in content:
+            pretrained_cfg[key] = content[key]
     pretrained_cfg = {**pretrained_cfg, "architecture": architecture, "custom_load": False}
-    config = ModelConfig(architecture, args, pretrained_cfg)
-    if config.contrast not in CONTRASTS:
-        raise HubError(
-            f"{where}: config.json notes contrast={config.contrast[:50]!r}, expected one of {', '.join(CONTRASTS)}"
-        )
-    return config
+    return ModelConfig(architecture, args, pretrained_cfg)
 
 
 def is_ours(architecture: Any) -> bool:
@@ -224,67 +264,9 @@ def is_ours(architecture: Any) -> bool:
     if not isinstance(architecture, str) or "." in architecture or not is_model(architecture):
         return False
     return (
-        architecture in ARGS_OF
+        architecture in _ARGUMENTS
         and model_entrypoint(architecture).__module__.partition(".")[0] == __name__.partition(".")[0]
     )
-
-
-class Undrawn(TorchFunctionMode):
-    """While this is open, modules don't draw their first weights, which takes longer than all else where they are loaded over."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if getattr(func, "__module__", "") == "torch.nn.init":
-            return kwargs["tensor"] if "tensor" in kwargs else args[0]
-        return args[0] if func in (Tensor.normal_, Tensor.uniform_) else func(*args, **kwargs)
-
-
-def build_empty(config: ModelConfig, where: str) -> nn.Module:
-    """The model that was saved, on the meta device: shapes without memory.
-
-    Raises:
-        HubError: the model refuses its arguments, or is absurdly large.
-    """
-    try:
-        with torch.device("meta"), Undrawn():
-            model = timm.create_model(
-                config.architecture, pretrained_cfg=dict(config.pretrained_cfg), **config.model_args
-            )
-    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        raise HubError(
-            f"{where}: no model can be built from config.json: {' '.join(str(error).split()):.300}"
-        ) from error
-    params = sum(parameter.numel() for parameter in model.parameters())
-    if params > MAX_PARAMS:
-        raise HubError(
-            f"{where}: config.json asks for a model of {params:,} parameters, expected at most {MAX_PARAMS:,}"
-        )
-    said = {
-        "num_classes": config.pretrained_cfg.get("num_classes"),
-        "in_chans": (config.pretrained_cfg.get("input_size") or [None])[0],
-    }
-    for key, value in said.items():  # timm would leave a layer out, or change it, and say nothing
-        if value is not None and value != getattr(model, key, value):
-            raise HubError(
-                f"{where}: config.json says {key} = {value} in one place, and builds a model of {getattr(model, key)}"
-            )
-    names = dict(model.named_modules())
-    for key in ("first_conv", "classifier"):
-        named = config.pretrained_cfg.get(key)
-        for name in [named] if isinstance(named, str) else named or ():
-            fits = (
-                isinstance(names.get(name), nn.Conv2d)
-                if key == "first_conv"
-                else names.get(name) in _classifiers(model)
-            )
-            if not fits:
-                raise HubError(f"{where}: config.json says {key} = {name!r}, which is none of this model")
-    return model
-
-
-def _classifiers(model: nn.Module) -> list[nn.Module]:
-    found = model.get_classifier()
-    return list(found) if isinstance(found, (tuple, list)) else [found]
 
 
 def _refuse_constant(name: str) -> Any:
@@ -293,16 +275,20 @@ def _refuse_constant(name: str) -> Any:
 
 def _table(value: Any, name: str, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise HubError(
-            f"{where}: config.json{f', {name}' if name else ''}: got {type(value).__name__}, expected a table of names and values"
-        )
+        of = f", {name}" if name else ""
+        raise HubError(f"{where}: config.json{of}: got {type(value).__name__}, expected a table of names and values")
     return dict(value)
 
 
-def _check(table: dict[str, Any], rules: Mapping[str, Rule], prefix: str, where: str) -> None:
+def _check(
+    table: dict[str, Any], rules: Mapping[str, Rule], prefix: str, where: str, local: bool, others: bool = False
+) -> None:
     for name, value in table.items():
         rule = rules.get(name)
+        if rule is None and others and name.isidentifier() and name not in _NEVER:
+            rule = _ARGUMENT
         if rule is None:
-            raise HubError(f"{where}: config.json says {(prefix + name)[:100]!r}, which is none of {', '.join(rules)}")
-        if not rule.fits(value):
+            known = ", ".join(rules) + (" or an argument of the backbone" if others else "")
+            raise HubError(f"{where}: config.json says {(prefix + name)[:100]!r}, which is none of {known}")
+        if not rule.allows(value, local):
             raise HubError(f"{where}: config.json: {prefix}{name} is {repr(value)[:80]}, expected {rule.expected}")

@@ -143,7 +143,7 @@ def explained(error: BaseException, repo: str, revision: str | None = None, toke
 
     if any_is(hf.OfflineModeIsEnabled):
         return Unreachable(
-            f"{repo}: HF_HUB_OFFLINE is set, and what is needed is not in the cache: unset it, or pull once while online"
+            f"{repo}: HF_HUB_OFFLINE is set, and what is needed is not in the cache: unset it, or pull once online"
         )
     if disk_full(error):
         return HubError(f"{repo}: disk full: free some space, or set HF_HOME to a folder on another disk")

@@ -11,27 +11,61 @@ from pathlib import Path
 from typing import NamedTuple
 
 from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+from torch import nn
 
-from swwae_zoo.hub.config import ModelConfig, build_empty, read_model_config
+from swwae_zoo.hub.building import MAX_PARAMS, build_on_meta
+from swwae_zoo.hub.config import MAX_BYTES, ModelConfig, read_model_config
 from swwae_zoo.hub.errors import HubError, Missing, Unreachable, explained
 from swwae_zoo.hub.progress import bar_of
 from swwae_zoo.hub.remote import CONFIG, WEIGHTS, Remote, attempts, cache_of, look_at, split_revision, store_ref
 from swwae_zoo.hub.verify import check_tensors, is_file_of, largest_file, sha256_of
 from swwae_zoo.version import __version__
 
-__all__ = ["Fetched", "Pulled", "Snapshot", "fetch", "fetch_file", "pull"]
+__all__ = ["Fetched", "Located", "Pulled", "fetch_file", "locate", "pull", "snapshots"]
 
-EXTRAS = ("README.md", "reconstructions.png")
+EXTRAS = {"README.md": 2**20, "reconstructions.png": 2**24}  # name -> bytes it may have
+LARGEST_WEIGHTS = 8 * MAX_PARAMS + 2**24
 PICKLES = (".bin", ".pth", ".pt", ".pkl", ".ckpt")
 
 
-class Snapshot(NamedTuple):
-    """folder: holds config.json and model.safetensors of ``commit``, both checked. cached: the Hub was not reached."""
+class Located(NamedTuple):
+    """One commit of a repository of ours: its config.json, checked; the weights are fetched once there is a model.
+
+    folder: of the commit in the client's cache; holds config.json.
+    where: ORG/NAME@COMMIT, for errors.
+    remote: None: the Hub is out of reach, and all comes from the cache.
+    """
 
     folder: Path
+    where: str
     commit: str
     config: ModelConfig
-    cached: bool
+    remote: Remote | None
+    revision: str | None
+    token: str | None
+    cache_dir: str | Path | None
+
+    def weights_for(self, model: nn.Module, changed: bool = False) -> Path:
+        """model.safetensors, fetched if need be, its bytes and tensors checked.
+
+        Args:
+            model: the one that is filled, or one like it on the meta device.
+            changed: the caller's arguments change the saved model, so that names and shapes may differ.
+
+        Raises:
+            HubError: the file can't be had, is damaged, or holds another model's tensors.
+        """
+        if self.remote is None:
+            path = self.folder / WEIGHTS
+            if not _is_whole(path):
+                raise HubError(f"{self.where}: {WEIGHTS} is damaged: pull it again while online")
+        else:
+            largest = LARGEST_WEIGHTS if changed else largest_file(model)
+            path = _download(self.remote, WEIGHTS, self.token, self.cache_dir, largest)
+        check_tensors(path, model, self.where, exact=not changed)
+        if self.remote is not None:
+            store_ref(self.remote, self.revision, self.cache_dir)
+        return path
 
 
 class Fetched(NamedTuple):
@@ -65,7 +99,8 @@ def pull(
 
     Args:
         name: ORG/NAME, or ORG/NAME@REVISION: a branch, tag or commit.
-        out: a folder to copy it to; must be empty or absent, or hold the same. By default it stays in the client's cache.
+        out: a folder to copy it to; must be empty or absent, or hold the same. By default it stays in the client's
+            cache.
         token: by default the stored one, or HF_TOKEN.
         cache_dir: the client's cache; its own by default.
 
@@ -77,38 +112,29 @@ def pull(
     target = Path(out) if out is not None else None
     if target is not None and target.exists() and not target.is_dir():
         raise HubError(f"{target} is a file: give another --out")
-    snapshot = fetch(repo, revision, token=token, cache_dir=cache_dir, extras=True)
+    found = locate(repo, revision, token=token, cache_dir=cache_dir)
+    remote = found.remote
+    if remote is not None:
+        for extra, most in EXTRAS.items():
+            _check_size(remote, extra, most, cache_dir)
+    found.weights_for(build_on_meta(found.config, found.where))
+    for extra in EXTRAS if remote is not None else ():
+        if remote is not None and extra in remote.files:
+            _download(remote, extra, token, cache_dir, EXTRAS[extra])
     unchanged = False
     if target is not None:
         try:
-            unchanged = _copy(snapshot.folder, target)
+            unchanged = _copy(found.folder, target)
         except OSError as error:
             raise explained(error, str(target), token=token) from error
-    return Pulled(
-        repo,
-        revision,
-        snapshot.commit,
-        snapshot.config.architecture,
-        target or snapshot.folder,
-        snapshot.cached,
-        unchanged,
-    )
+    folder, cached = target or found.folder, found.remote is None
+    return Pulled(repo, revision, found.commit, found.config.architecture, folder, cached, unchanged)
 
 
-def fetch(
-    repo: str,
-    revision: str | None = None,
-    *,
-    token: str | None = None,
-    cache_dir: str | Path | None = None,
-    extras: bool = False,
-) -> Snapshot:
-    """config.json and model.safetensors of one commit, in the client's cache, checked against the Hub's own sums.
-
-    Without the Hub, the commit that the cache has for ``revision``.
-
-    Args:
-        extras: the card and its picture too.
+def locate(
+    repo: str, revision: str | None = None, *, token: str | None = None, cache_dir: str | Path | None = None
+) -> Located:
+    """Resolves a revision to a commit, and reads that commit's config.json; without the Hub, as the cache has it.
 
     Raises:
         HubError: as `pull`.
@@ -116,38 +142,24 @@ def fetch(
     try:
         remote = _look(repo, revision, token)
     except Unreachable as error:
-        snapshot = _cached(repo, revision, cache_dir)
-        if snapshot is None:
+        found = _cached(repo, revision, cache_dir)
+        if found is None:
             raise error
-        return snapshot
+        return found
     if WEIGHTS not in remote.files or CONFIG not in remote.files:
         lacking = " and ".join(name for name in (CONFIG, WEIGHTS) if name not in remote.files)
         raise HubError(
             f"{repo} has no {lacking} at {revision or 'main'!r}: `swwae push` makes both{_pickles_in(remote)}"
         )
+    _check_size(remote, WEIGHTS, LARGEST_WEIGHTS, cache_dir)
     where = f"{repo}@{remote.commit[:8]}"
-
-    def get(name: str) -> Path:
-        return _download(remote, name, token, cache_dir)
-
-    config = read_model_config(get(CONFIG), where)
-    model = build_empty(config, where)
-    if remote.files[WEIGHTS].size > largest_file(model):
-        raise HubError(
-            f"{where}: model.safetensors has {remote.files[WEIGHTS].size:,} bytes, expected at most {largest_file(model):,} "
-            "for the model of its config.json"
-        )
-    weights = get(WEIGHTS)
-    check_tensors(weights, model, where)
-    for name in EXTRAS if extras else ():
-        if name in remote.files:
-            get(name)
-    store_ref(remote, revision, cache_dir)
-    return Snapshot(weights.parent, remote.commit, config, cached=False)
+    path = _download(remote, CONFIG, token, cache_dir, MAX_BYTES)
+    config = read_model_config(path, where)
+    return Located(path.parent, where, remote.commit, config, remote, revision, token, cache_dir)
 
 
 def fetch_file(repo: str, revision: str | None, name: str, cache_dir: str | Path | None = None) -> Fetched:
-    """One file of a repository that need not be ours, checked against the Hub's sums; without the Hub, what the cache has.
+    """One file of a repository that need not be ours, checked against the Hub's sums; without the Hub, the cache's.
 
     Raises:
         HubError: it can't be had, or is damaged.
@@ -163,7 +175,7 @@ def fetch_file(repo: str, revision: str | None, name: str, cache_dir: str | Path
         return Fetched(Path(path), Path(path).parent.name)
     if name not in remote.files:
         raise Missing(f"{repo} has no {name} at {revision or 'main'!r}{_pickles_in(remote)}")
-    path = _download(remote, name, None, cache_dir)
+    path = _download(remote, name, None, cache_dir, MAX_BYTES if name == CONFIG else LARGEST_WEIGHTS)
     store_ref(remote, revision, cache_dir)
     return Fetched(path, remote.commit)
 
@@ -182,8 +194,24 @@ def _pickles_in(remote: Remote) -> str:
     return f"; {pickles[0]} is a pickle, and pickles are not read" if pickles else ""
 
 
-def _download(remote: Remote, name: str, token: str | None, cache_dir: str | Path | None) -> Path:
-    """One file of the commit, its bytes checked: wrong ones are fetched anew once, and never left in the cache."""
+def _check_size(remote: Remote, name: str, most: int, cache_dir: str | Path | None) -> None:
+    """Refuses a file by the size that the Hub lists; what timm, which does not look, may have cached of it is removed.
+
+    Raises:
+        HubError: it is larger.
+    """
+    if name not in remote.files or remote.files[name].size <= most:
+        return
+    cached = try_to_load_from_cache(remote.repo, name, cache_dir=cache_dir, revision=remote.commit)
+    if isinstance(cached, str):
+        _forget(Path(cached))
+    where = f"{remote.repo}@{remote.commit[:8]}"
+    raise HubError(f"{where}: {name} has {remote.files[name].size:,} bytes, expected at most {most:,}")
+
+
+def _download(remote: Remote, name: str, token: str | None, cache_dir: str | Path | None, most: int) -> Path:
+    """One file of the commit, its bytes checked: wrong ones are fetched again once, and never left in the cache."""
+    _check_size(remote, name, most, cache_dir)
 
     def get(force: bool) -> Path:
         return Path(
@@ -209,7 +237,8 @@ def _download(remote: Remote, name: str, token: str | None, cache_dir: str | Pat
     except Exception as error:
         raise explained(error, remote.repo, remote.commit[:8], token) from error
     raise HubError(
-        f"{remote.repo}: {name} came damaged twice (its bytes are not those that the Hub lists): nothing of it was kept; try again later"
+        f"{remote.repo}: {name} came damaged twice (its bytes are not those that the Hub lists): "
+        "nothing of it was kept; try again later"
     )
 
 
@@ -221,8 +250,8 @@ def _forget(path: Path) -> None:
     path.unlink(missing_ok=True)
 
 
-def _cached(repo: str, revision: str | None, cache_dir: str | Path | None) -> Snapshot | None:
-    """The commit that the cache has for ``revision``, checked as far as it can be; None where it has none."""
+def _cached(repo: str, revision: str | None, cache_dir: str | Path | None) -> Located | None:
+    """The commit that the cache has for ``revision``; None where it has none."""
     home = cache_of(repo, cache_dir)
     ref = home / "refs" / (revision or constants.DEFAULT_REVISION)
     commit = ref.read_text().strip() if ref.is_file() else revision or ""
@@ -230,11 +259,7 @@ def _cached(repo: str, revision: str | None, cache_dir: str | Path | None) -> Sn
     if not re.fullmatch("[0-9a-f]{40}", commit) or not all((folder / name).is_file() for name in (CONFIG, WEIGHTS)):
         return None
     where = f"{repo}@{commit[:8]} in the cache"
-    config = read_model_config(folder / CONFIG, where)
-    if not _is_whole(folder / WEIGHTS):
-        raise HubError(f"{where}: model.safetensors is damaged: pull it again while online")
-    check_tensors(folder / WEIGHTS, build_empty(config, where), where)
-    return Snapshot(folder, commit, config, cached=True)
+    return Located(folder, where, commit, read_model_config(folder / CONFIG, where), None, revision, None, cache_dir)
 
 
 def _is_whole(path: Path) -> bool:

@@ -27,7 +27,7 @@ class Sums(NamedTuple):
     blob_id: str
 
     def fit(self, remote: RemoteFile) -> bool:
-        """Whether the file holds the bytes that the Hub lists: it knows large files by one sum, small ones by the other."""
+        """Whether the file has the bytes that the Hub lists: large files by one sum, small ones by the other."""
         return remote.sha256 == self.sha256 if remote.sha256 is not None else remote.blob_id == self.blob_id
 
 
@@ -61,32 +61,37 @@ def largest_file(model: nn.Module) -> int:
     return 8 * sum(tensor.numel() for tensor in model.state_dict().values()) + 2**24
 
 
-def check_tensors(path: Path, model: nn.Module, where: str) -> None:
+def check_tensors(path: Path, model: nn.Module, where: str, exact: bool = True) -> None:
     """Compares names, shapes and kinds of the tensors in ``path`` with those of ``model``; reads the header only.
+
+    Args:
+        exact: False: the caller has changed the model, so names and shapes may differ.
 
     Raises:
         HubError: no safetensors file (a pickle, for one), or other tensors.
     """
+    found, expected = _header(path, where), model.state_dict()
+    for name in sorted(expected.keys() ^ found.keys()) if exact else ():
+        file, own = ("lacks", "has") if name in expected else ("has", "lacks")
+        raise HubError(f"{where}: model.safetensors {file} {name[:100]!r}, which config.json's model {own}")
+    for name in found.keys() & expected.keys():
+        shape, dtype = found[name]
+        if exact and shape != tuple(expected[name].shape):
+            own = tuple(expected[name].shape)
+            raise HubError(f"{where}: model.safetensors has {name} of shape {shape}, config.json's model of {own}")
+        if (dtype in FLOATS) != expected[name].is_floating_point():
+            own = expected[name].dtype
+            raise HubError(f"{where}: model.safetensors has {name} of type {dtype}, config.json's model of {own}")
+
+
+def _header(path: Path, where: str) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Name -> shape and type of each tensor in a file."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             saved = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  not iterable itself
-            found = {name: (tuple(part.get_shape()), part.get_dtype()) for name, part in saved.items()}
+            return {name: (tuple(part.get_shape()), part.get_dtype()) for name, part in saved.items()}
     except (safetensors.SafetensorError, OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
         raise HubError(
-            f"{where}: model.safetensors is not a safetensors file ({' '.join(str(error).split()):.100}); pickles are not read"
+            f"{where}: model.safetensors is not a safetensors file ({reason:.100}); pickles are not read"
         ) from error
-    expected = model.state_dict()
-    for name in sorted(expected.keys() ^ found.keys()):
-        what = "lacks" if name in expected else "has"
-        raise HubError(
-            f"{where}: model.safetensors {what} {name[:100]!r}, which config.json's model {'has' if name in expected else 'lacks'}"
-        )
-    for name, (shape, dtype) in found.items():
-        if shape != tuple(expected[name].shape):
-            raise HubError(
-                f"{where}: model.safetensors has {name} of shape {shape}, config.json's model of {tuple(expected[name].shape)}"
-            )
-        if (dtype in FLOATS) != expected[name].is_floating_point():
-            raise HubError(
-                f"{where}: model.safetensors has {name} of type {dtype}, config.json's model of {expected[name].dtype}"
-            )

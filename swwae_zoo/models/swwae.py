@@ -14,11 +14,11 @@ import torch
 import torch.fx
 from timm.layers import get_device_dtype
 from timm.models import build_model_with_cfg, checkpoint, checkpoint_seq, generate_default_cfgs, register_model
+from timm.models._builder import resolve_pretrained_cfg
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
 from swwae_zoo.hub.config import (
-    ARGS_OF,
     MAX_CHANS,
     MAX_CLASSES,
     MAX_SIDE,
@@ -28,6 +28,7 @@ from swwae_zoo.hub.config import (
     listed,
     number,
     one_of,
+    register_arguments,
     text,
     whole,
 )
@@ -366,7 +367,7 @@ SWWAE_ARGS = {
     "drop_rate": number(0, 1),
     "drop_conv_rate": number(0, 1),
 }
-ARGS_OF |= dict.fromkeys((*NOTATIONS, "swwae_stl10_vgg"), SWWAE_ARGS)
+register_arguments((*NOTATIONS, "swwae_stl10_vgg"), SWWAE_ARGS)
 
 
 def _create_swwae(variant: str, pretrained: bool, defaults: dict[str, Any], given: dict[str, Any]) -> NotationSWWAE:
@@ -376,21 +377,34 @@ def _create_swwae(variant: str, pretrained: bool, defaults: dict[str, Any], give
         RuntimeError: pretrained, but there are no weights to load.
         ValueError: an option is wrong, or the weights can't be fetched or don't fit.
     """
-    kwargs = resolve(variant, pretrained, defaults, given)
+    kwargs, saved = resolve(variant, pretrained, defaults, given)
     stages, linears = stages_from_notation(kwargs["notation"], in_chans=1)
     if kwargs["notation"] != NOTATIONS[variant] and linears:
         kwargs.setdefault("num_classes", linears[-1])
     out_indices = kwargs.pop("out_indices", tuple(range(len(stages))))
-    saved_args = kwargs.get("pretrained_model_args") or {}
+    saved_args, file = kwargs.get("pretrained_model_args") or {}, None
+
+    def construct(**args: Any) -> NotationSWWAE:
+        nonlocal file
+        if saved is None:
+            return NotationSWWAE(**args)
+        with saved.bounds():
+            model = NotationSWWAE(**args)
+        cfg = resolve_pretrained_cfg(variant, kwargs["pretrained_cfg"], kwargs["pretrained_cfg_overlay"])
+        file = saved.fill(model, checkpoint_filter_fn, cfg.to_dict())
+        return model
+
     model = build_model_with_cfg(
-        NotationSWWAE,
+        construct,
         variant,
-        pretrained,
+        pretrained and saved is None,
         pretrained_filter_fn=checkpoint_filter_fn,
         feature_cfg={"out_indices": out_indices, "flatten_sequential": True},
         **kwargs,
     )
-    model._model_args = dict(saved_args)  # timm adds the caller's arguments, and saves both in config.json
+    if file is not None:
+        model.pretrained_cfg["file"] = file
+    model._model_args = dict(saved_args)  # timm adds what the caller gave, and saves both in config.json
     return model
 
 

@@ -9,16 +9,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 import safetensors
+import safetensors.torch
 import timm
 import torch
 from torch import nn
 
-from swwae_zoo.hub.config import CONTRAST_NOTE, Undrawn, read_model_config
+from swwae_zoo.hub.config import read_model_config
 from swwae_zoo.hub.errors import HubError
 from swwae_zoo.hub.remote import CONFIG, WEIGHTS
 from swwae_zoo.hub.verify import Sums, sums_of
+from swwae_zoo.models._data_config import contrast_of, set_contrast
 from swwae_zoo.publish.card import make_card
 from swwae_zoo.publish.trained import Trained
+from swwae_zoo.utils.checksums import save_sealed
 
 __all__ = ["CARD", "PICTURE", "Built", "build_folder"]
 
@@ -45,8 +48,7 @@ def build_folder(trained: Trained, folder: Path, load_as: str) -> Built:
         ValueError: the run's weights can't be loaded, or don't come back as they are.
     """
     config = read_model_config(trained.folder / CONFIG)
-    shutil.copyfile(trained.folder / WEIGHTS, folder / WEIGHTS)  # the very bytes that were evaluated
-    _write_config(trained.folder / CONFIG, trained.config.contrast, folder / CONFIG)
+    _copy_model(trained.folder, trained.config.contrast, folder)
     with ThreadPoolExecutor(1) as other:
         weights = other.submit(sums_of, folder / WEIGHTS)  # takes as long as loading
         model = _load_back(folder, trained.folder / WEIGHTS)
@@ -59,18 +61,28 @@ def build_folder(trained: Trained, folder: Path, load_as: str) -> Built:
     return Built(folder, sums, config.architecture)
 
 
-def _write_config(saved: Path, contrast: str, path: Path) -> None:
-    """The run's config.json, with the contrast normalisation among its notes: timm knows no other place."""
-    content = json.loads(saved.read_text(encoding="utf-8"))
-    content["pretrained_cfg"]["notes"] = [CONTRAST_NOTE + contrast] if contrast != "none" else []
-    content["pretrained_cfg"].pop("tag", None)  # of the weights that a model's name stands for, not of these
-    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+def _copy_model(saved: Path, contrast: str, folder: Path) -> None:
+    """The run's weights and config.json, the bytes that were evaluated.
+
+    Runs of earlier versions did not note the contrast normalisation in config.json: it is added, and the checksum of
+    config.json in the weights with it.
+    """
+    content = json.loads((saved / CONFIG).read_text(encoding="utf-8"))
+    cfg = content["pretrained_cfg"]
+    if contrast_of(cfg, str(saved)) == contrast and "tag" not in cfg:
+        shutil.copyfile(saved / CONFIG, folder / CONFIG)
+        shutil.copyfile(saved / WEIGHTS, folder / WEIGHTS)
+        return
+    set_contrast(cfg, contrast)
+    cfg.pop("tag", None)  # of the weights that a model's name stands for, not of these
+    config = json.dumps(content, indent=2).encode() + b"\n"
+    (folder / CONFIG).write_bytes(config)
+    save_sealed(safetensors.torch.load_file(saved / WEIGHTS), folder / WEIGHTS, config)
 
 
 def _load_back(folder: Path, saved: Path) -> nn.Module:
     """What `timm.create_model` makes of the folder, checked as any is, and every tensor compared with the run's."""
-    with Undrawn():
-        model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     state = model.state_dict()
     with safetensors.safe_open(saved, framework="pt") as file:
         same = set(file.keys()) == state.keys() and all(

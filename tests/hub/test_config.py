@@ -11,7 +11,8 @@ import timm
 import torch
 from hub_server.fixtures import make_run
 
-from swwae_zoo.hub.config import build_empty, read_model_config
+from swwae_zoo.hub.building import build_on_meta
+from swwae_zoo.hub.config import read_model_config
 from swwae_zoo.hub.errors import HubError, scrubbed
 from swwae_zoo.hub.fetch import _copy
 from swwae_zoo.hub.remote import split_revision
@@ -69,7 +70,7 @@ def change(folder: Path, **changes: Any) -> None:
 def test_what_is_refused(folder: Path, changes: dict[str, Any], told: str) -> None:
     change(folder, **changes)
     with pytest.raises(HubError) as caught:
-        build_empty(read_model_config(folder / "config.json"), "here")
+        build_on_meta(read_model_config(folder / "config.json"), "here")
     assert told in str(caught.value) and "\n" not in str(caught.value) and len(str(caught.value)) < 1000
 
 
@@ -109,7 +110,7 @@ def test_what_is_refused_of_a_wrapped_backbone(tmp_path: Path, changes: dict[str
     }
     (tmp_path / "config.json").write_text(json.dumps(content))
     with pytest.raises(HubError) as caught:
-        build_empty(read_model_config(tmp_path / "config.json"), "here")
+        build_on_meta(read_model_config(tmp_path / "config.json"), "here")
     assert told in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -137,7 +138,7 @@ def test_what_is_refused_of_a_wrapped_backbone(tmp_path: Path, changes: dict[str
 def test_what_is_no_configuration(tmp_path: Path, content: str, told: str) -> None:
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(HubError) as caught:
-        build_empty(read_model_config(tmp_path / "config.json"), "here")
+        build_on_meta(read_model_config(tmp_path / "config.json"), "here")
     assert told in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -145,7 +146,7 @@ def test_an_absurd_model_costs_nothing(folder: Path) -> None:
     change(folder, model_args__notation="(1000)3c-(1000)3c-2p-999999fc", model_args__img_size=2048)
     config = read_model_config(folder / "config.json")
     with pytest.raises(HubError, match="parameters, expected at most"):
-        build_empty(config, "here")
+        build_on_meta(config, "here")
 
 
 def test_weights_of_another_model(folder: Path) -> None:
@@ -162,7 +163,7 @@ def test_what_contradicts_itself(folder: Path, changes: dict[str, Any]) -> None:
     """timm leaves a classifier out that does not fit what config.json says, and fills it at random."""
     change(folder, model_args__num_classes=10, model_args__in_chans=1, **changes)
     with pytest.raises(HubError, match="in one place, and builds a model of"):
-        build_empty(read_model_config(folder / "config.json"), "here")
+        build_on_meta(read_model_config(folder / "config.json"), "here")
 
 
 def test_integers_for_floats(folder: Path) -> None:

@@ -149,7 +149,11 @@ def obey(command: dict[str, Any]) -> Any:
     if command.get("token"):
         os.environ["HF_TOKEN"] = command["token"]
     if command["do"] != "run":
+        import huggingface_hub.utils.logging  # its handler keeps the stderr it finds: not a runner's, which is closed
+
         import swwae_zoo  # noqa: F401
+
+        huggingface_hub.utils.logging.get_verbosity()
     if command["do"] == "swwae":
         from typer.testing import CliRunner
 

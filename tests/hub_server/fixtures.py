@@ -17,6 +17,7 @@ import swwae_zoo  # noqa: F401  registers the models
 from hub_server import HubServer
 from hub_server.client import Client
 from swwae_zoo.config import RunConfig
+from swwae_zoo.models._data_config import describe_training_data
 from swwae_zoo.training.run_directory import RunDirectory
 
 TOKEN = "hf_goodtoken"
@@ -84,6 +85,7 @@ def make_run(
     made = RunConfig(model=model, **{"steps": 1, "data": "digits", "num_labels": 50, "model_args": args, **config})
     torch.manual_seed(1000 + next(_seeds))
     net = timm.create_model(model, **args).eval()
+    describe_training_data(net, contrast=made.contrast)  # as a trainer does
     directory = RunDirectory(folder)
     directory.begin(made)
     directory.save_model("last", net)

@@ -88,7 +88,7 @@ def test_weights_from_a_file(source, weights):
 
 
 def test_weights_of_a_training_script(source):
-    """Scripts save them under a name; a caller's own pickles are not read (tests/test_hub_named.py)."""
+    """Scripts save them under a name."""
     wrapped = swwae_zoo.models.swwae.checkpoint_filter_fn({"state_dict": source.state_dict()}, source)
     assert wrapped.keys() == source.state_dict().keys()
 

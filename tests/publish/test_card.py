@@ -93,9 +93,8 @@ def test_no_path_of_what_a_run_started_from(tmp_path: Path) -> None:
     secret = str(tmp_path / "secret")
     make_run(tmp_path / "run", init=f"{secret}/run", exclude=f"1-based:{secret}", unlabeled=f"parquet:{secret}")
     config = tmp_path / "run" / "config.toml"
-    config.write_text(
-        config.read_text() + f'backbone_checkpoint = "{secret}/plain.safetensors"\nbackbone = "local-dir:{secret}"\n'
-    )
+    own = f'[model_args]\nbackbone_checkpoint = "{secret}/plain.safetensors"\nbackbone = "local-dir:{secret}"'
+    config.write_text(config.read_text().replace("[model_args]", own))
     card = card_of(tmp_path / "run")
     assert "secret" not in card and "Started from the weights of another run" in card
     assert (

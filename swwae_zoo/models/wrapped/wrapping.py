@@ -7,22 +7,24 @@ use it, with the backbone as an option.
 from __future__ import annotations
 
 import difflib
+import errno
 import inspect
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import timm
+from safetensors import SafetensorError
 from timm.models import build_model_with_cfg, generate_default_cfgs, get_pretrained_cfg, load_checkpoint, register_model
 from timm.models._builder import resolve_pretrained_cfg
 from timm.models._input import get_model_args
 from torch import Tensor, nn
 
-from swwae_zoo.hub.config import ARGS_OF, Rule, either, flag, listed, number, one_of, text, whole
+from swwae_zoo.hub.config import Rule, either, flag, listed, number, one_of, register_arguments, text, whole
 from swwae_zoo.models._base import SWWAE, pair_of
-from swwae_zoo.models._checkpoint_files import checkpoint_of_caller, refuse_pickle, refuse_pickle_in, source_of_backbone
 from swwae_zoo.models._image_channels import fit_image_channels
-from swwae_zoo.models._pretrained import resolve
+from swwae_zoo.models._pretrained import resolve, source_of_backbone
 from swwae_zoo.models.swwae import SWWAE_ARGS
 from swwae_zoo.models.wrapped.model import DECODERS, POOL_MODES, WrappedSWWAE
 from swwae_zoo.models.wrapped.probe import probe
@@ -48,6 +50,7 @@ CFG = {
     "interpolation": "bicubic",
     "crop_pct": 0.95,
 }
+AS_SAVED = ("num_classes", "input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode", "license")
 
 
 def wrap(
@@ -79,7 +82,7 @@ def wrap(
         img_size: (H, W) that the model is built for; the backbone's own by default.
         stages: names of modules (or one string of them, with commas) whose outputs to capture: the maps that the
             reconstruction goes through and is compared with.
-        backbone_checkpoint: a .safetensors file of the plain backbone's weights.
+        backbone_checkpoint: a file of the plain backbone's weights, of any kind that timm loads.
         timm_kwargs: further arguments of `timm.create_model` for a backbone given by name.
 
     Raises:
@@ -128,15 +131,16 @@ def _check_numbers(in_chans: Any, num_classes: Any, img_size: Any) -> None:
 
 
 def load_backbone(model: WrappedSWWAE, path: str | Path) -> None:
-    """Loads a file of the plain backbone's weights, unchanged.
+    """Loads a file of the plain backbone's weights as timm reads it: safetensors, or a pickle with weights_only=True.
 
     Raises:
         ValueError: it can't be read, or is another backbone's.
     """
-    refuse_pickle(path)
+    if not Path(path).is_file():
+        raise FileNotFoundError(errno.ENOENT, "no such file", str(path))
     try:
         load_checkpoint(model.backbone, str(path))
-    except (OSError, RuntimeError, ValueError, KeyError) as error:
+    except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
         raise ValueError(
             f"backbone_checkpoint: {path} can't be loaded into {model.name}: {' '.join(str(error).split()):.300}"
         ) from error
@@ -156,7 +160,7 @@ def _wrap_module(
     if is_timm and num_classes is not None and num_classes != backbone.num_classes:
         backbone.reset_classifier(num_classes)
     model = build(backbone, name, options, in_chans, num_classes, size)
-    model.pretrained_cfg = model.default_cfg = _cfg_of(cfg, in_chans, model.num_classes, size)
+    model.pretrained_cfg = model.default_cfg = _cfg_of(cfg, in_chans, backbone, size, model.num_classes)
     args = dict(get_model_args(backbone)) if is_timm else {}
     kept = {key: value for key, value in options.items() if value is not None}
     model._model_args = {
@@ -275,17 +279,21 @@ def _stage_names(backbone: nn.Module, stages: Sequence[str] | str | None, name: 
 # --- the registry ---------------------------------------------------------------------------------------
 
 
-def _cfg_of(cfg: Mapping[str, Any], in_chans: int, num_classes: int, size: tuple[int, int]) -> dict[str, Any]:
+def _cfg_of(
+    cfg: Mapping[str, Any], in_chans: int, backbone: nn.Module, size: tuple[int, int], num_classes: int | None = None
+) -> dict[str, Any]:
     """The backbone's configuration as the wrapped model's: same images, names of layers with "backbone." in front."""
     kept = {
         key: cfg[key]
         for key in ("interpolation", "crop_pct", "crop_mode", "mean", "std", "fixed_input_size", "license")
         if cfg.get(key) is not None
     }
+    modules = dict(backbone.named_modules())
     for key in ("first_conv", "classifier"):
-        names = cfg.get(key)
-        if names:
-            kept[key] = f"backbone.{names}" if isinstance(names, str) else tuple(f"backbone.{name}" for name in names)
+        names = [cfg[key]] if isinstance(cfg.get(key), str) else cfg.get(key) or ()
+        found = tuple(f"backbone.{name}" for name in names if name in modules)
+        if names:  # what this variant of a family does not have is left out
+            kept[key] = found[0] if len(found) == 1 else found or None
     for key in ("mean", "std"):
         values = tuple(kept.get(key, CFG[key]))
         kept[key] = values if len(values) == in_chans else (sum(values) / len(values),) * in_chans
@@ -294,7 +302,7 @@ def _cfg_of(cfg: Mapping[str, Any], in_chans: int, num_classes: int, size: tuple
         **kept,
         "architecture": "swwae_wrap",
         "input_size": (in_chans, *size),
-        "num_classes": num_classes,
+        "num_classes": backbone.num_classes if num_classes is None else num_classes,
         "paper_ids": "arXiv:1506.02351",
     }
 
@@ -309,22 +317,26 @@ def _backbone_name(name: Any) -> bool:
     )
 
 
-ARGS_OF["swwae_wrap"] = {
-    "backbone": Rule(_backbone_name, "the name of a timm model"),
-    "pools": one_of(*POOL_MODES),
-    "decoder": one_of(*DECODERS),
-    "decoder_depth": whole(1, 100),
-    "stages": either(text(4000), listed(text(200), 1, 100)),
-    **{key: SWWAE_ARGS[key] for key in ("num_classes", "in_chans", "img_size")},
-    "global_pool": text(100),
-    **dict.fromkeys(
-        ("drop_rate", "drop_path_rate", "attn_drop_rate", "proj_drop_rate", "block_drop_rate"), number(0, 1)
-    ),
-    "output_stride": whole(8, 32),
-    "zero_init_last": flag(),
-    "act_layer": text(50),
-    "norm_layer": text(50),
-}
+register_arguments(
+    ["swwae_wrap"],
+    {
+        "backbone": Rule(_backbone_name, "the name of a timm model"),
+        "pools": one_of(*POOL_MODES),
+        "decoder": one_of(*DECODERS),
+        "decoder_depth": whole(1, 100),
+        "stages": either(text(4000), listed(text(200), 1, 100)),
+        **{key: SWWAE_ARGS[key] for key in ("num_classes", "in_chans", "img_size")},
+        "global_pool": text(100),
+        **dict.fromkeys(
+            ("drop_rate", "drop_path_rate", "attn_drop_rate", "proj_drop_rate", "block_drop_rate"), number(0, 1)
+        ),
+        "output_stride": whole(8, 32),
+        "zero_init_last": flag(),
+        "act_layer": text(50),
+        "norm_layer": text(50),
+    },
+    others=True,
+)
 
 default_cfgs = generate_default_cfgs(
     {
@@ -340,7 +352,7 @@ default_cfgs = generate_default_cfgs(
 
 
 def _create_backbone(name: str, pretrained: bool, img_size: Any, cache_dir: Any, args: Mapping[str, Any]) -> nn.Module:
-    """A timm model by its name, its weights from a safetensors file or not at all.
+    """A timm model by its name.
 
     Raises:
         ValueError: unknown, a SWWAE itself, or arguments it does not take.
@@ -378,46 +390,40 @@ def _create_backbone(name: str, pretrained: bool, img_size: Any, cache_dir: Any,
 @register_model
 def swwae_wrap(pretrained: bool = False, **kwargs: Any) -> SWWAE:
     """`wrap` by the registry: the options of it, ``backbone`` a timm name; further ones go to the backbone."""
-    if given := checkpoint_of_caller():
-        refuse_pickle(given)
-    cfg, overlay = kwargs.get("pretrained_cfg"), kwargs.get("pretrained_cfg_overlay") or {}
+    cfg, overlay, saved = kwargs.get("pretrained_cfg"), kwargs.get("pretrained_cfg_overlay") or {}, None
     if isinstance(cfg, dict) and cfg.get("source") in ("hf-hub", "local-dir") or overlay.get("hf_hub_id"):
-        kwargs = resolve("swwae_wrap", pretrained, {}, kwargs)
+        kwargs, saved = resolve("swwae_wrap", pretrained, {}, kwargs)
     cfg, overlay = kwargs.pop("pretrained_cfg", None), kwargs.pop("pretrained_cfg_overlay", None)
     name = kwargs.pop("backbone", DEFAULT)
     options = {key: kwargs.pop(key) for key in ("pools", "decoder", "decoder_depth", "stages") if key in kwargs}
-    saved = kwargs.pop("pretrained_model_args", None)
+    saved_args = kwargs.pop("pretrained_model_args", None)
     backbone_pretrained, checkpoint = kwargs.pop("backbone_pretrained", False), kwargs.pop("backbone_checkpoint", None)
     features = {key: kwargs.pop(key) for key in ("features_only", "out_indices", "feature_cls") if key in kwargs}
     features.pop("feature_cls", None)
     cache_dir, img_size = kwargs.pop("cache_dir", None), kwargs.pop("img_size", None)
     own = None if cfg is None and overlay is None else resolve_pretrained_cfg("swwae_wrap", cfg, overlay).to_dict()
     whole = own is not None and any(own.get(key) for key in ("url", "file", "hf_hub_id", "state_dict"))
-    if pretrained and own is not None:
-        refuse_pickle_in(own)
-    is_saved = cfg is not None and not isinstance(
-        cfg, str
-    )  # the options were, too: its weights come along or aren't wanted
+    is_saved = cfg is not None and not isinstance(cfg, str)  # its weights come along, or aren't wanted
     if is_saved and own is not None:
         kwargs.setdefault("num_classes", own["num_classes"])
         img_size = img_size or own["input_size"][1:]
-    backbone = _create_backbone(
-        name, (backbone_pretrained or pretrained) and not is_saved and not whole, img_size, cache_dir, kwargs
-    )
-    base = dict(backbone.pretrained_cfg)
-    size = pair_of(img_size) if img_size is not None else tuple(base["input_size"][1:])
-    in_chans = kwargs.get("in_chans", base["input_size"][0])
-
-    wrapped = build(backbone, name, options, in_chans, None, size)
-    merged = {**(own or {}), **_cfg_of(base, in_chans, backbone.num_classes, size)}
+    with nullcontext() if saved is None else saved.bounds():
+        from_timm = (backbone_pretrained or pretrained) and not is_saved and not whole
+        backbone = _create_backbone(name, from_timm, img_size, cache_dir, kwargs)
+        base = dict(backbone.pretrained_cfg)
+        size = pair_of(img_size) if img_size is not None else tuple(base["input_size"][1:])
+        in_chans = kwargs.get("in_chans", base["input_size"][0])
+        wrapped = build(backbone, name, options, in_chans, None, size)
+    merged = {**(own or {}), **_cfg_of(base, in_chans, backbone, size)}
     if is_saved and own is not None:
-        merged |= {key: own[key] for key in ("num_classes", "input_size", "mean", "std") if own.get(key) is not None}
+        merged |= {key: own[key] for key in AS_SAVED if own.get(key) is not None}
+    file = None if saved is None else saved.fill(wrapped, checkpoint_filter_fn, merged)
     model = build_model_with_cfg(
         lambda **_: wrapped,
         "swwae_wrap",
-        pretrained and whole,
+        pretrained and whole and saved is None,
         pretrained_cfg=merged,
-        pretrained_model_args=saved,
+        pretrained_model_args=saved_args,
         cache_dir=cache_dir,
         pretrained_filter_fn=checkpoint_filter_fn,
         feature_cfg={
@@ -428,6 +434,8 @@ def swwae_wrap(pretrained: bool = False, **kwargs: Any) -> SWWAE:
         in_chans=in_chans,
         **features,
     )
+    if file is not None:
+        model.pretrained_cfg["file"] = file
     if checkpoint is not None and not is_saved:
         load_backbone(model, checkpoint)
     return model

@@ -18,7 +18,8 @@ def bench(
         str,
         typer.Option(
             metavar="ROW,...",
-            help="Of convnet, swwae, upsample, plain, each with -compiled behind it for torch.compile; or all.",
+            help="Of convnet, swwae, upsample, plain, each with -compiled after it for torch.compile; consistency, "
+            "plain-consistency; or all of the former.",
         ),
     ] = "convnet,swwae,plain",
     batch_size: Annotated[int, typer.Option(min=1, help="Images a step.")] = 128,

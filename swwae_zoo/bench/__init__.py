@@ -11,13 +11,16 @@ from typing import Any
 
 import torch
 
+from swwae_zoo.bench.consistency import CONSISTENCY_KINDS, ConsistencyStep
 from swwae_zoo.bench.limits import copy_bandwidth, matrix_peak, step_flops
 from swwae_zoo.bench.memory import LiveBytes
 from swwae_zoo.bench.parts import shares
 from swwae_zoo.bench.steps import STEP_KINDS, BenchSettings, Step
 from swwae_zoo.models._registry import check_model_name
 
-__all__ = ["STEP_KINDS", "BenchSettings", "LiveBytes", "Step", "bench", "machine_limits"]
+ROWS = (*STEP_KINDS, *CONSISTENCY_KINDS)
+
+__all__ = ["ROWS", "STEP_KINDS", "BenchSettings", "LiveBytes", "Step", "bench", "machine_limits"]
 
 
 def bench(
@@ -34,7 +37,7 @@ def bench(
         model_args: its arguments.
         settings: see `BenchSettings`.
         steps: timed steps of each kind.
-        rows: some of STEP_KINDS, see `steps.py`.
+        rows: some of ROWS, see `steps.py` and `consistency.py`.
 
     Returns:
         For each kind: "milliseconds" (median) and "fastest" of a step, "images_per_second", "mebibytes" at its peak,
@@ -46,15 +49,16 @@ def bench(
     """
     settings = settings or BenchSettings()
     check_model_name(name)
-    unknown = [row for row in rows if row not in STEP_KINDS]
+    unknown = [row for row in rows if row not in ROWS]
     if unknown:
-        raise ValueError(f"rows: got {unknown[0]!r}, expected of {', '.join(STEP_KINDS)}")
+        raise ValueError(f"rows: got {unknown[0]!r}, expected of {', '.join(ROWS)}")
     cuda = settings.device.type == "cuda"
     results: dict[str, dict[str, Any]] = {}
     timed: list[Step] = []
     for row in rows:
         before = torch.cuda.memory_allocated(settings.device) if cuda else 0
-        step = Step(row, name, model_args or {}, settings)
+        make = ConsistencyStep if row in CONSISTENCY_KINDS else Step
+        step = make(row, name, model_args or {}, settings)
         timed.append(step)
         for _ in range(3):  # creates the optimiser state, selects kernels, compiles
             step()

@@ -6,7 +6,6 @@ The same layers, losses and numbers of parameters as ours, with torch's own pool
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -64,6 +63,13 @@ class PlainSWWAE(nn.Module):
                 self.head.append(nn.ReLU(inplace=True))
             self.head.append(nn.Linear(fan_in, fan_out))
 
+    def classify(self, image: Tensor) -> Tensor:
+        """Images (B, C, H, W) -> logits (B, num_classes); the decoder stays unused."""
+        x = image
+        for stage, window in zip(self.encoder, self.windows, strict=True):
+            x = F.max_pool2d(stage(x), window)
+        return self.head(x)
+
     def forward(self, image: Tensor, target: Tensor) -> Tensor:
         """Images (B, C, H, W) and classes (B,) -> NLL + L2rec + sum of L2M."""
         x, whats, indices, sizes = image, [], [], []
@@ -80,11 +86,3 @@ class PlainSWWAE(nn.Module):
             x = F.max_unpool2d(x, indices[m], [self.windows[m]] * 2, output_size=sizes[m])
             x = self.decoder[m](x)
         return loss + F.mse_loss(x, image)
-
-
-def plain_step(model: PlainSWWAE, images: Tensor, target: Tensor, optimizer: torch.optim.Optimizer, autocast) -> None:
-    with autocast():
-        loss = model(images, target)
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    optimizer.step()

@@ -63,7 +63,7 @@ def checked(key: Field, value: Any) -> Any:
         holds(number, rules[bound]) for bound, (_, holds) in _BOUNDS.items() if bound in rules for number in numbers
     )
     chosen = "choices" not in rules or typed in rules["choices"]
-    if not fits or not chosen or (rules.get("required") and not typed.strip()):
+    if not fits or not chosen or (rules.get("required") and not str(typed).strip()):
         raise ValueError(f"{key.name}: got {typed!r}, expected {expected(key)}")
     return typed
 

@@ -13,7 +13,7 @@ from swwae_zoo.config.schema import GROUPS, SCHEMA, RunConfig, check_known, near
 if sys.version_info >= (3, 11):
     import tomllib
 else:
-    import tomli as tomllib
+    import tomli as tomllib  # pyright: ignore[reportMissingImports]
 
 __all__ = ["default_recipe", "read_recipe", "recipe_names", "recipe_title", "to_toml"]
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from swwae_zoo.loss.terms import TERMS, Step, Term
 
-__all__ = ["Lambdas", "term_values", "total_loss"]
+__all__ = ["Lambdas", "parts_of", "term_values", "total_loss"]
 
 Weight = float | tuple[float, ...]
 
@@ -113,7 +113,7 @@ def total_loss(
         values: by a term's name, its value: a scalar, or one for each middle.
         factors: by a term's name, a scalar that its weight is multiplied with; none where not given.
     """
-    tensors = {name: [value] if isinstance(value, Tensor) else list(value) for name, value in values.items()}
+    tensors = {name: parts_of(value) for name, value in values.items()}
     device = next((parts[0].device for parts in tensors.values() if parts), None)
     total = torch.zeros((), device=device)
     for name, parts in tensors.items():
@@ -123,6 +123,11 @@ def total_loss(
                 factor = None if factors is None else factors.get(name)
                 total = total + (weight if factor is None else weight * factor) * part
     return total
+
+
+def parts_of(value: Tensor | Sequence[Tensor]) -> list[Tensor]:
+    """A term's value as a list of scalars."""
+    return [value] if isinstance(value, Tensor) else [part for part in value if isinstance(part, Tensor)]
 
 
 def _parts(weight: Weight | list[float]) -> tuple[float, ...]:

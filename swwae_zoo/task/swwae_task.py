@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from swwae_zoo.loss import Lambdas, Step, TermOptions, term_values, total_loss
+from swwae_zoo.loss.objective import parts_of
 from swwae_zoo.models import SWWAE
 
 __all__ = ["SWWAETask"]
@@ -93,13 +94,13 @@ class SWWAETask(TrainingTask):
     def _eager_losses(self, input: Tensor, target: Tensor, weak: Tensor | None) -> dict[str, Tensor]:
         step = self._run(input, target, weak)
         values = term_values(self.lambdas, step)
-        parts = {}
-        for name, value in values.items():
-            if isinstance(value, Tensor):
-                parts[name] = value.detach()
-            elif value:  # a net of one stage has no middles
-                parts[name] = torch.stack(list(value)).sum().detach()
-        return {"loss": total_loss(self.lambdas, values, self._factors), "output": step.logits.detach(), **parts}
+        parts = {name: parts_of(value) for name, value in values.items()}
+        sums = {name: torch.stack(own).sum() if len(own) > 1 else own[0] for name, own in parts.items() if own}
+        return {
+            "loss": total_loss(self.lambdas, values, self._factors),
+            "output": step.logits.detach(),
+            **{name: value.detach() for name, value in sums.items()},
+        }
 
     def _run(self, input: Tensor, target: Tensor, weak: Tensor | None) -> Step:
         """What the active terms need, and no more."""

@@ -14,6 +14,7 @@ from swwae_zoo.data import AUGMENT, STRONG, Images, IndexStream, Preprocess, Ran
 from swwae_zoo.layers.sync_batch_norm import with_sync_batch_norm
 from swwae_zoo.loss import TERMS, Lambdas, TermOptions
 from swwae_zoo.models import SWWAE
+from swwae_zoo.models._pretrained import verify_saved
 from swwae_zoo.optim.finetune import freeze
 from swwae_zoo.optim.optimizer import create_optimizer, create_scheduler
 from swwae_zoo.task import SWWAETask
@@ -109,7 +110,7 @@ class Trainer:
         self.scheduler = create_scheduler(config, self.optimizer, self.steps)
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.amp == "fp16")
         self.meter = Meter()
-        self.step, self.seconds = 0, 0.0
+        self.step, self.seconds, self._verified = 0, 0.0, False
         self.val_error, self.best_error, self.best_step = None, math.inf, 0
         self.save_every = config.save_every or math.ceil(self.steps / 10)
         self.eval_every = config.eval_every or math.ceil(self.steps / 10)
@@ -145,6 +146,7 @@ class Trainer:
         self.strong_view = view_of(config, "strong", self.model.img_size)
         self.needs_both_views = "strong view" in self.lambdas.needs
         self.labeled, self.val, self.test = splits.labeled, splits.val, splits.test
+        self._labeled_images = self.labeled.fingerprint()
         self.unlabeled = splits.unlabeled if self.lambdas.uses_unlabeled else None
         # an epoch is a pass over the unlabelled images, for the twin too, which does not look at them
         stream_length, batch = len(self.labeled), config.labeled_batch
@@ -320,6 +322,7 @@ class Trainer:
             "best_error": self.best_error,
             "best_step": self.best_step,
             "images": self._image_counts,
+            "labeled_images": self._labeled_images,
             "meter": self.meter.state_dict(),
             **task.get_checkpoint_state(),
             **(task.get_checkpoint_state(ema=True) if task.has_ema() else {}),
@@ -350,10 +353,13 @@ class Trainer:
         except (RuntimeError, KeyError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise ValueError(f"{name} is of another model or optimiser than config.toml says: {reason:.200}") from error
-        if state["images"] != self._image_counts:
+        if not 0 <= state["step"] <= self.steps:
+            raise ValueError(f"{name} is of step {state['step']}, expected 0 to {self.steps}: it is of another run")
+        if state["images"] != self._image_counts or state["labeled_images"] != self._labeled_images:
             raise ValueError(
-                f"{name} was made with (labelled, unlabelled) images {state['images']}, got {self._image_counts}: "
-                "give the data the run was begun with, or start over with --force"
+                f"{name} was made with (labelled, unlabelled) images {state['images']}, got {self._image_counts}, or the "
+                "labelled images or their classes are others now: give the data the run was begun with, or start over "
+                "with --force"
             )
         self.scaler.load_state_dict(state["scaler"])
         self.labeled_stream.load_state_dict(state["labeled_stream"])
@@ -416,6 +422,10 @@ class Trainer:
             self._stop_for_nan("a weight", self.step)
         for name in ("last",) if self.validates else ("last", "best"):
             self.directory.save_model(name, self.final_model)
+        if self.world.first and not self._verified:  # once, before hours are spent on what can't be read back
+            with torch.random.fork_rng(devices=[]):
+                verify_saved(self.directory.path / "last", self.final_model)
+            self._verified = True
         self.directory.save_checkpoint(self.state_dict())
         self.world.barrier()  # a process that ended before rank 0 has written would have it stopped by the launcher
 

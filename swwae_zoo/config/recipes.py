@@ -84,7 +84,8 @@ def _recipe_text(name_or_path: str | Path) -> str:
         file = Path(name).expanduser()
     else:
         raise ValueError(
-            f"recipe {name}: no such recipe{nearest(name, names) or ';'} `swwae recipes` lists them; or give a path to a .toml file"
+            f"recipe {name}: no such recipe{nearest(name, names) or ';'} `swwae recipes` lists them; "
+            "or give a path to a .toml file"
         )
     try:
         return file.read_text(encoding="utf-8-sig")  # Windows editors put a byte order mark in front

@@ -127,7 +127,7 @@ class SWWAETask(TrainingTask):
 
     @torch.no_grad()
     def _teach(self, weak: Tensor, encode: bool) -> tuple[Tensor, Any]:
-        """The teacher's logits (U, num_classes) and, if asked for, its encoding; in evaluation mode, without gradient."""
+        """The teacher's logits (U, num_classes) and, if asked for, its encoding: evaluation mode, no gradient."""
         ema = self.get_trainable_module(ema=True)
         if ema is None:
             raise ValueError(

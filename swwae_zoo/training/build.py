@@ -19,7 +19,7 @@ __all__ = ["build_model", "input_shape", "load_initial", "memory_limit", "resolv
 
 
 def splits_of(config: RunConfig, shape: tuple[int, int, int]) -> Splits:
-    """The data of one round, for images of ``shape`` (C, H, W); the seed decides which are labelled and which validate."""
+    """The data of one round for images of ``shape`` (C, H, W); the seed draws labelled and validation images."""
     request = SplitRequest(
         data=config.data,
         unlabeled=config.unlabeled,
@@ -56,10 +56,10 @@ def input_shape(config: RunConfig) -> tuple[int, int, int]:
 
 
 def build_model(config: RunConfig, num_classes: int, world: World = World()) -> SWWAE:
-    """The model of ``config``, initialised from its seed or from ``init``; what is drawn later (dropout) differs between processes.
+    """The model of ``config``, initialised from its seed or from ``init``; dropout differs between processes.
 
     Raises:
-        ValueError: an argument the model does not take, a model that is not a SWWAE, or ``init`` holds no weights for it.
+        ValueError: an unknown argument, a model that is not a SWWAE, or ``init`` holds no weights for it.
     """
     torch.manual_seed(config.seed)
     args = {"num_classes": num_classes, **config.model_args}
@@ -69,7 +69,8 @@ def build_model(config: RunConfig, num_classes: int, world: World = World()) -> 
         raise ValueError(f"model_args: {config.model} can't be built with {config.model_args}: {error}") from error
     if not isinstance(model, SWWAE):
         raise ValueError(
-            f"{config.model} has no decoder, so it can't learn from unlabelled images; `swwae list` shows models that can"
+            f"{config.model} has no decoder, so it can't learn from unlabelled images; `swwae list` shows models "
+            "that can, and --backbone wraps another"
         )
     if config.init:
         load_initial(model, config.init)

@@ -88,7 +88,7 @@ def _draw_grid(path: Path, rows: dict[str, Tensor]) -> None:
 
 
 def draw_curves(path: Path, metrics: list[dict[str, Any]]) -> None:
-    """Loss parts (logarithmic), and validation error where it was measured, over steps, from the lines of metrics.jsonl."""
+    """Loss terms (logarithmic) and validation error over steps, from the lines of metrics.jsonl."""
     steps, values = _curve(metrics, "val_error")
     width, height = (9 if steps else 5, 3.6)
     figure = Figure(figsize=(width, height))

@@ -1,16 +1,16 @@
 """The folder a run leaves behind: configuration, provenance, metrics, models and the checkpoint to resume from.
 
     config.toml       the complete recipe, so that `swwae train --recipe DIR/config.toml` runs it again
-    run.json          command, commit, versions, machine; under "resumed" those of each time it was taken up again
+    run.json          command, commit, versions, machine; under "resumed" those of each resumption
     metrics.jsonl     one JSON object a line: losses as they come, errors at each evaluation
     last/, best/      model.safetensors + config.json: timm.create_model("local-dir:DIR/last", pretrained=True)
     checkpoint.pt     everything `--resume` needs
-    result.json       errors of the last model; when it is there the run is finished
+    result.json       errors of the last model; present once the run is finished
 
 Several rounds, or a round and its twin, lie below as seed0/, seed0-twin/, ..., with all results in results.json.
 
-Every file is written beside its place and moved there in one step, so that a kill at any moment leaves
-the old file or the new one, never half of one.
+Every file is written atomically: a kill at any moment leaves the old file or the new one. Checkpoint and weights carry
+their checksum. One process at a time writes here.
 """
 
 from __future__ import annotations

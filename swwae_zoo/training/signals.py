@@ -20,10 +20,10 @@ class Stopped(KeyboardInterrupt):
 
 
 class Interrupt:
-    """Context in which SIGINT and SIGTERM raise `Stopped`: at once, or, within `deferred`, when `check` is called.
+    """Context in which SIGINT and SIGTERM raise `Stopped`: at once or, inside `deferred`, when `check` is called.
 
-    True once a signal has come.  A second signal has its usual effect, unless ``patient``.  Off the main thread, where signals
-    can't be handled, it stays False.
+    True once a signal has come. A second signal has its usual effect, unless ``patient``. Outside the main thread,
+    where signals can't be handled, it stays False.
 
     Args:
         advice: what the user can do then, appended to every message.

@@ -79,8 +79,9 @@ class Trainer:
         world: the processes that share the run; one alone by default.
 
     Raises:
-        ValueError: batches with fewer images than processes, an optimiser timm does not know, lambdas that don't fit the model, too few classes, more warm-up
-            than steps, a shift wider than the image, a precision the device does not have.
+        ValueError: batches with fewer images than processes, an optimiser timm does not know, lambdas that don't fit
+            the model, too few classes, more warm-up than steps, a shift wider than the image, a precision that the
+            device does not have.
     """
 
     def __init__(
@@ -175,8 +176,8 @@ class Trainer:
         """This process's part of the step's batch.
 
         Returns:
-            (L + U, C, H, W) images, labelled first, (L,) targets, and the (U, C, H, W) weak views of the unlabelled ones
-            where a term needs both their views: then the first hold the strong ones.
+            (L + U, C, H, W) images, labelled first; (L,) targets; and (U, C, H, W) weak views of the unlabelled images,
+            where a term needs both of their views: the first then hold the strong ones.
         """
         share = self.labeled_share
         images, target = self.labeled.batch(self.labeled_stream.next()[share.slice])
@@ -296,8 +297,8 @@ class Trainer:
         saved = self.world.from_first(self.directory.load_checkpoint)
         kept = f"the checkpoint of step {saved['step']} is kept" if saved else "there was no checkpoint yet"
         raise ValueError(
-            f"{what} is no longer finite, {where}: {kept} in {self.directory.path}; start again with --force or another "
-            "--out and a lower --lr, --clip-grad 1, --warmup-steps, or smaller lambdas"
+            f"{what} is no longer finite, {where}: {kept} in {self.directory.path}; start again with --force or "
+            "another --out and a lower --lr, --clip-grad 1, --warmup-steps, or smaller lambdas"
         )
 
     def _log(self) -> None:
@@ -310,9 +311,10 @@ class Trainer:
     # --- the state a run goes on from ---------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that decides what comes next: weights, average, optimiser, scaler, both streams, every random state.
+        """The complete training state, so that a resumed run is bit-identical to an unbroken one.
 
-        The scheduler is a function of the step and needs no state.  Every process calls this: dropout is drawn in each.
+        The scheduler is a function of the step and needs no state. Every process calls this, since each has its own
+        dropout.
         """
         task = self.task
         return {
@@ -357,9 +359,9 @@ class Trainer:
             raise ValueError(f"{name} is of step {state['step']}, expected 0 to {self.steps}: it is of another run")
         if state["images"] != self._image_counts or state["labeled_images"] != self._labeled_images:
             raise ValueError(
-                f"{name} was made with (labelled, unlabelled) images {state['images']}, got {self._image_counts}, or the "
-                "labelled images or their classes are others now: give the data the run was begun with, or start over "
-                "with --force"
+                f"{name} was made with other data: (labelled, unlabelled) images {state['images']}, got "
+                f"{self._image_counts}, or other labelled images, classes or class names; give the data the run was "
+                "begun with, or start over with --force"
             )
         self.scaler.load_state_dict(state["scaler"])
         self.labeled_stream.load_state_dict(state["labeled_stream"])

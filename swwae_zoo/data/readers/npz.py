@@ -7,7 +7,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +49,8 @@ def npz(request: Request) -> Images:
     if not request.option or not path.is_file():
         raise ValueError(f"got {request.spec!r}, but {request.option!r} is not a file; expected npz:PATH")
     pairs = ARRAYS[request.split]
-    with _opened(path) as archive:
+    with ExitStack() as files:
+        archive = files.enter_context(_opened(path))
         names = {name.removesuffix(".npy") for name in archive.namelist()}
         images_key, labels_key = next((pair for pair in pairs if pair[0] in names), ("", ""))
         if not images_key:
@@ -63,10 +64,12 @@ def npz(request: Request) -> Images:
                 return images
             labels, class_names = None, ()
             if request.split != "unlabeled" and labels_key in names:
-                every = {key: checked_labels(*_Array(archive, path, key).whole()) for key in _LABELS if key in names}
+                every = {
+                    key: checked_labels(*_Array(archive, path, key, files).whole()) for key in _LABELS if key in names
+                }
                 labels = every[labels_key]
                 class_names = tuple(map(str, range(1 + max(int(each.max()) for each in every.values()))))
-            return _images(_Array(archive, path, images_key), shelf, request, labels, class_names)
+            return _images(_Array(archive, path, images_key, files), shelf, request, labels, class_names)
 
 
 def _images(
@@ -112,11 +115,11 @@ def _opened(path: Path) -> zipfile.ZipFile:
 class _Array:
     """An array of an archive, its header read and compared with what the archive holds, its bytes not yet."""
 
-    def __init__(self, archive: zipfile.ZipFile, path: Path, key: str):
+    def __init__(self, archive: zipfile.ZipFile, path: Path, key: str, files: ExitStack):
         self.what, self._path = f"{path}: {key}", path
         name = key if key in archive.namelist() else f"{key}.npy"
         with _reading(path):
-            self._file = archive.open(name)
+            self._file = files.enter_context(archive.open(name))
             version = np.lib.format.read_magic(self._file)
             read_header = (
                 np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
@@ -144,7 +147,6 @@ class _Array:
                 done += len(part)
             if last:
                 self._file.read()
-                self._file.close()
             return data
 
     def whole(self) -> tuple[str, np.ndarray]:

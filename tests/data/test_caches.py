@@ -170,6 +170,7 @@ load_images(SPEC, "train", limit=0, data_dir=DATA)
 def test_killed_while_unpacking(data, tmp_path, child, turn):
     process = child(SLOW, SPEC=data[0], DATA=str(tmp_path / "data"), STARTED=str(tmp_path / "started"))
     while not (tmp_path / "started").exists():
+        assert process.is_alive(), (tmp_path / "stderr").read_text()
         time.sleep(0.005)
     time.sleep(0.03 * turn)
     process.kill()

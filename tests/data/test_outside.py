@@ -77,8 +77,8 @@ def test_npz_casts(tmp_path):
 def test_parquet_casts(tmp_path):
     path = tmp_path / "a.parquet"
     for image, message in (
-        (PIXELS[0] / 15, "fractions"), (np.eye(4), "multiply them by 255"), (np.full((4, 4), np.nan), "values from nan"),
-        (PIXELS[0].astype(int) + 250, "values from 250"),
+        (PIXELS[0] / 15, "fractions"), (np.eye(4), "multiply them by 255"),
+        (np.full((4, 4), np.nan), "values from nan"), (PIXELS[0].astype(int) + 250, "values from 250"),
     ):  # fmt: skip
         said = refused(parquet(path, image=[image.tolist()], label=[0]))
         assert said.startswith(f"{path}: image 0: ") and message in said

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import torch
 
+from swwae_zoo.data.readers.label_file import NAME, Row, classes_of, read_labels
 from swwae_zoo.data.readers.pictures import SUFFIXES, Picture, check_range, read_picture
 from swwae_zoo.data.readers.shelf import Shelf
 from swwae_zoo.data.readers.tree import Tree, common_folders, folders_in
@@ -77,6 +78,7 @@ class Layout(NamedTuple):
 def folder(request: Request) -> Images:
     """Class folders: training images in PATH/train/CLASS/ or PATH/CLASS/, held-out ones in PATH/test and PATH/val.
 
+    A `labels.csv` in PATH or PATH/train takes the place of class folders (see `read_labels`).
     The names of splits are those of `split_names.py`, in any case. The split "unlabeled" is every image under PATH at
     any depth, less held-out ones (a class may be called "test" as long as its images lie right in it). Hidden files and
     run directories of this program are passed over; links are followed as `Tree` says. Images are read as
@@ -91,10 +93,15 @@ def folder(request: Request) -> Images:
         raise ValueError(f"got {request.spec!r}, but {request.option!r} is not a folder; expected folder:PATH")
     splits = split_folders(folders_in(root))
     layout = Layout(root, splits.pop("train", root), splits)
+    folders = [path for path in folders_in(layout.train) if path not in splits.values()]
+    table = read_labels(layout.train, bool(folders))
     if request.split == "unlabeled":
         tree = Tree(root, SUFFIXES, [*splits.values()])
         (files,) = tree.files([root])
-        return _read_all(files, tree, request)
+        held_out = {os.path.realpath(row.file) for row in table or () if row.split != "train"}
+        return _read_all([file for file in files if os.path.realpath(file) not in held_out], tree, request)
+    if table is not None:
+        return _from_table(table, layout, request)
     classes = layout.classes(request.split)
     tree = Tree(root, SUFFIXES, [*splits.values()] if request.split == "train" else [])
     found = tree.files(classes)
@@ -107,6 +114,29 @@ def folder(request: Request) -> Images:
         if len(empty):
             raise ValueError(f"class folder {classes[int(empty[0])]} holds no readable image; add some, or remove it")
     return images
+
+
+def _from_table(table: list[Row], layout: Layout, request: Request) -> Images:
+    """Images and labels as `labels.csv` has them: the training folder's own, or that of the split's folder."""
+    names = classes_of(table)
+    for split, folder in layout.held_out.items():
+        table += [row._replace(split=split) for row in read_labels(folder) or ()]
+    wanted = request.split
+    if all(row.split != "test" for row in table):  # as `Layout.classes`: then validation images are the test images
+        wanted = {"test": "val", "val": "none"}.get(wanted, wanted)
+    rows = [row for row in table if row.split == wanted]
+    if not rows and request.split != "train":
+        raise NoSuchSplit(f"{layout.root} has no {request.split} images; its {NAME} names none")
+    order = {name: label for label, name in enumerate(names)}
+    strange = next((row for row in rows if row.label not in order), None)
+    if strange is not None:
+        raise ValueError(f"{strange.file} is of class {strange.label!r}, which is no training class")
+    tree = Tree(layout.root, SUFFIXES)
+    files, labels = [row.file for row in rows], [order[row.label] for row in rows]
+    special = [file for file in files if file.exists() and not file.is_file()]
+    if special:
+        raise ValueError(f"{special[0]} is no regular file; take its line out of {NAME}")
+    return _read_all(files, tree, request, labels, names)
 
 
 def _read_all(

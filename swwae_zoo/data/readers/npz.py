@@ -7,9 +7,8 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO, Any
 
 import numpy as np
 import torch
@@ -50,7 +49,8 @@ def npz(request: Request) -> Images:
     if not request.option or not path.is_file():
         raise ValueError(f"got {request.spec!r}, but {request.option!r} is not a file; expected npz:PATH")
     pairs = ARRAYS[request.split]
-    with _opened(path) as archive:
+    with ExitStack() as files:
+        archive = files.enter_context(_opened(path))
         names = {name.removesuffix(".npy") for name in archive.namelist()}
         images_key, labels_key = next((pair for pair in pairs if pair[0] in names), ("", ""))
         if not images_key:
@@ -65,53 +65,38 @@ def npz(request: Request) -> Images:
             labels, class_names = None, ()
             if request.split != "unlabeled" and labels_key in names:
                 every = {
-                    key: checked_labels(f"{path}: {key}", _array(archive, path, key)) for key in _LABELS if key in names
+                    key: checked_labels(*_Array(archive, path, key, files).whole()) for key in _LABELS if key in names
                 }
                 labels = every[labels_key]
                 class_names = tuple(map(str, range(1 + max(int(each.max()) for each in every.values()))))
-            return _images(archive, path, images_key, shelf, request, labels, class_names)
+            return _images(_Array(archive, path, images_key, files), shelf, request, labels, class_names)
 
 
 def _images(
-    archive: zipfile.ZipFile,
-    path: Path,
-    key: str,
-    shelf: Shelf,
-    request: Request,
-    labels: Tensor | None,
-    class_names: tuple[str, ...],
+    array: _Array, shelf: Shelf, request: Request, labels: Tensor | None, class_names: tuple[str, ...]
 ) -> Images:
     """In memory, or image by image to a store where they are larger than the limit."""
-    with _member(archive, path, key) as (file, shape, dtype, fortran):
-        what = f"{path}: {key}"
-        if dtype != np.uint8:
-            raise ValueError(f"{what} is {dtype}; expected uint8, 0 to 255")
-        axes = _axes(what, shape)
-        if labels is not None and len(labels) != shape[0]:
-            raise ValueError(f"{path}: {key} has {shape[0]} images and {len(labels)} labels; expected one for each")
-        if fortran or math.prod(shape) <= request.limit:
-            array = _read(file, what, shape, dtype, fortran)
-            images = torch.from_numpy(np.ascontiguousarray(_channels_first(array, axes)))
-            return ImageSet(request.spec, images, labels, class_names)
-        size = math.prod(shape[1:])
-        for _ in range(shape[0]):
-            image = np.frombuffer(file.read(size), np.uint8).reshape(1, *shape[1:])
-            shelf.add(_channels_first(image, axes)[0], shape[0])
+    what, shape = array.what, array.shape
+    if array.dtype != np.uint8:
+        raise ValueError(f"{what} is {array.dtype}; expected uint8, 0 to 255")
+    axes = _axes(what, shape)
+    if labels is not None and len(labels) != shape[0]:
+        raise ValueError(f"{what} has {shape[0]} images and {len(labels)} labels; expected one for each")
+    if array.fortran or math.prod(shape) <= request.limit:
+        images = torch.from_numpy(np.ascontiguousarray(_channels_first(array.whole()[1], axes)))
+        return ImageSet(request.spec, images, labels, class_names)
+    for number in range(shape[0]):
+        data = array.read(math.prod(shape[1:]), last=number == shape[0] - 1)
+        shelf.add(_channels_first(np.frombuffer(data, np.uint8).reshape(1, *shape[1:]), axes)[0], shape[0])
     return shelf.close(labels, class_names)
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
-    """The archive; what is wrong with it, found whenever, in one line with its name."""
+def _reading(path: Path) -> Iterator[None]:
+    """What goes wrong while an archive is read, in one line with its name."""
     try:
-        with path.open("rb") as start:
-            if start.read(6) == b"\x93NUMPY":
-                raise ValueError("it is a single array")
-        with zipfile.ZipFile(path) as archive:
-            yield archive
+        yield
     except _READ_ERRORS as error:
-        if str(path) in str(error):  # it was said already
-            raise
         why = printable(" ".join(str(error).split()) or type(error).__name__, 200)
         raise ValueError(
             f"{path} cannot be read as a NumPy archive ({why}); expected what "
@@ -119,38 +104,56 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
         ) from error
 
 
-@contextmanager
-def _member(archive: zipfile.ZipFile, path: Path, key: str) -> Iterator[tuple[IO[bytes], Any, np.dtype, bool]]:
-    """An array's bytes, shape, type and order, after its header was compared with what the archive holds."""
-    name = key if key in archive.namelist() else f"{key}.npy"
-    with archive.open(name) as file:
-        version = np.lib.format.read_magic(file)
-        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = read_header(file)
-        if dtype.hasobject:
-            raise ValueError(f"{key} holds Python objects, which are not loaded: allow_pickle is off")
-        size, there = math.prod(shape) * dtype.itemsize, archive.getinfo(name).file_size
-        if min(shape, default=0) < 0 or size > there:
-            raise ValueError(f"the header of {key} says {shape} of {dtype}, {size:,} bytes, and there are {there:,}")
-        yield file, shape, dtype, fortran
+def _opened(path: Path) -> zipfile.ZipFile:
+    with _reading(path):
+        with path.open("rb") as start:
+            if start.read(6) == b"\x93NUMPY":
+                raise ValueError("it is a single array")
+        return zipfile.ZipFile(path)
 
 
-def _array(archive: zipfile.ZipFile, path: Path, key: str) -> np.ndarray:
-    with _member(archive, path, key) as (file, shape, dtype, fortran):
-        return _read(file, f"{path}: {key}", shape, dtype, fortran)
+class _Array:
+    """An array of an archive, its header read and compared with what the archive holds, its bytes not yet."""
 
+    def __init__(self, archive: zipfile.ZipFile, path: Path, key: str, files: ExitStack):
+        self.what, self._path = f"{path}: {key}", path
+        name = key if key in archive.namelist() else f"{key}.npy"
+        with _reading(path):
+            self._file = files.enter_context(archive.open(name))
+            version = np.lib.format.read_magic(self._file)
+            read_header = (
+                np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            )
+            self.shape, self.fortran, self.dtype = read_header(self._file)
+            if self.dtype.hasobject:
+                raise ValueError(f"{key} holds Python objects, which are not loaded: allow_pickle is off")
+            self.size = math.prod(self.shape) * self.dtype.itemsize
+            there = archive.getinfo(name).file_size - self._file.tell()
+            if min(self.shape, default=0) < 0 or self.size != there:
+                raise ValueError(
+                    f"the header of {key} says {self.shape} of {self.dtype}, {self.size:,} bytes; there are {there:,}"
+                )
 
-def _read(file: IO[bytes], what: str, shape: tuple[int, ...], dtype: np.dtype, fortran: bool) -> np.ndarray:
-    check_memory(what, math.prod(shape) * dtype.itemsize)
-    data = bytearray(math.prod(shape) * dtype.itemsize)
-    view, done = memoryview(data), 0
-    while done < len(data):
-        count = file.readinto(view[done : done + (1 << 24)])  # type: ignore[attr-defined]
-        if not count:
-            raise EOFError(f"it ends {len(data) - done} bytes too early")
-        done += count
-    file.read()  # to its end, where the archive's checksum is compared
-    return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
+    def read(self, size: int, last: bool) -> bytearray:
+        """The next bytes; behind the last ones the archive's own checksum is compared."""
+        with _reading(self._path):
+            data = bytearray(size)
+            view, done = memoryview(data), 0
+            while done < size:
+                part = self._file.read(min(size - done, 1 << 24))
+                if not part:
+                    raise EOFError(f"it ends {size - done} bytes too early")
+                view[done : done + len(part)] = part
+                done += len(part)
+            if last:
+                self._file.read()
+            return data
+
+    def whole(self) -> tuple[str, np.ndarray]:
+        """What messages call it, and all of it."""
+        check_memory(self.what, self.size)
+        data = self.read(self.size, last=True)
+        return self.what, np.frombuffer(data, self.dtype).reshape(self.shape, order="F" if self.fortran else "C")
 
 
 def _axes(what: str, shape: tuple[int, ...]) -> tuple[int, ...] | None:

@@ -112,22 +112,21 @@ class Shelf:
             )
         if self._memory is not None:
             return ImageSet(self._request.spec, self._memory[: self.count], labels, class_names)
-        try:
-            self._writing.close()  # flushed, synchronised, and in its place
-        except OSError as error:
-            raise self._no_room(error) from error
-        stat = self._path.stat()
         packed = None if labels is None else base64.b64encode(zlib.compress(labels.numpy().tobytes())).decode()
         facts = {
             "spec": printable(self._request.spec),
             "shape": self.shape,
             "count": self.count,
             "crc32": self._checksum,
-            "mtime_ns": stat.st_mtime_ns,
             "labels": packed,
             "class_names": class_names,
         }
-        self._keep(self._path, facts)
+        try:
+            self._writing.close()  # flushed, synchronised, and in its place
+            facts["mtime_ns"] = self._path.stat().st_mtime_ns
+            self._keep(self._path, facts)
+        except OSError as error:
+            raise self._no_room(error) from error
         return self._opened(self._path, facts)
 
     def _opened_for_writing(self) -> BinaryIO:

@@ -239,7 +239,7 @@ class RunDirectory:
 
 
 class Elsewhere(RunDirectory):
-    """The run directory as a process sees it that does not write it: rank 0 does, maybe on another machine."""
+    """Run directory of a non-zero rank: every write is a no-op."""
 
     def __init__(self, path: str | Path):
         self.path, self.resume = Path(path).expanduser(), False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from swwae_zoo.layers.narrow_conv import NarrowConv2d
 from swwae_zoo.layers.winograd_conv import Conv3x3
 
-__all__ = ["ConvFact", "ConvNorm"]
+__all__ = ["ConvFact", "ConvNorm", "are_plain"]
 
 
 class ConvFact(NamedTuple):
@@ -40,3 +41,20 @@ class ConvNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.norm(self.conv(x))
+
+
+def are_plain(convs: Iterable[nn.Module]) -> bool:
+    """Whether a stage may run the parts of these modules itself, which saves activations.
+
+    Not if one was replaced (an adapter, say) or has hooks: then each is called, once and with the whole batch.
+    """
+    return all(
+        type(conv) is ConvNorm and not any(_is_hooked(module) for module in (conv, conv.conv, conv.norm))
+        for conv in convs
+    )
+
+
+def _is_hooked(module: nn.Module) -> bool:
+    return bool(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import torch
+from timm.layers import to_2tuple
 from torch import Tensor, nn
 
+from swwae_zoo.kernels.windows import Window
 from swwae_zoo.layers.pool import Pool, register_pool
 from swwae_zoo.layers.pooling import switch_pool2d, switch_unpool2d
 
@@ -33,16 +35,25 @@ class HardPool(Pool):
         self.kernel_size, self.stride, self.padding, self.ceil_mode = kernel_size, stride, padding, ceil_mode
 
     def pool(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        if torch.jit.is_tracing():  # it records operators, but no autograd functions
+            return torch.ops.swwae_zoo.switch_pool(x, *self._window(), self.ceil_mode)
         return switch_pool2d(x, self.kernel_size, self.stride, self.padding, self.ceil_mode)
 
     def unpool(self, what: Tensor, where: Tensor | None, output_size: tuple[int, int]) -> Tensor:
         assert where is not None
+        if torch.jit.is_tracing():
+            window = self._window()
+            size = [int(output_size[0]), int(output_size[1])]
+            return torch.ops.swwae_zoo.put(what, where, *window, size, window.overlaps)
         return switch_unpool2d(what, where, self.kernel_size, self.stride, self.padding, output_size)
 
     def centre(self, where: Tensor) -> Tensor:
-        size = self.kernel_size
-        height, width = (size, size) if isinstance(size, int) else size
+        height, width = to_2tuple(self.kernel_size)
         return torch.full_like(where, (height // 2) * width + width // 2)
+
+    def _window(self) -> Window:
+        kernel, padding = to_2tuple(self.kernel_size), to_2tuple(self.padding)
+        return Window(kernel, kernel if self.stride is None else to_2tuple(self.stride), padding)
 
     def what_only(self) -> nn.Module:
         return nn.MaxPool2d(self.kernel_size, self.stride, self.padding, ceil_mode=self.ceil_mode)

@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
+from swwae_zoo.kernels.reference import is_transformed
+
 __all__ = ["norm_relu", "rebuilt"]
 
 
@@ -17,8 +19,8 @@ def rebuilt(image: Tensor, make: Callable[[], Tensor]) -> AbstractContextManager
     """Context in which autograd does not save `image`; the backward pass recomputes it with `make`.
 
     For an unpooled map, which is `k * k` times the size of the what and where that it is computed from: both are saved
-    anyway, and recomputing it is one pass over it.  Compilers choose what a graph saves: there this does
-    nothing.
+    anyway, and recomputing it is one pass over it.  Compilers and torch.func choose themselves what
+    they save: there this does nothing.
 
     Args:
         image: the map; other tensors are saved as usual.
@@ -26,6 +28,8 @@ def rebuilt(image: Tensor, make: Callable[[], Tensor]) -> AbstractContextManager
     """
     if (
         torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or is_transformed()
         or not isinstance(image, Tensor)
         or not (torch.is_grad_enabled() and image.requires_grad)
     ):
@@ -59,6 +63,7 @@ def norm_relu(norm: nn.Module, x: Tensor) -> tuple[Tensor, AbstractContextManage
     if (
         type(norm) is not nn.BatchNorm2d
         or not norm.training
+        or is_transformed()
         or torch.compiler.is_compiling()
         or torch.jit.is_tracing()
         or not y.requires_grad

@@ -11,12 +11,15 @@ module.  `swwae.py` builds the encoder from the paper's notation, `wrapped/` tak
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
-__all__ = ["SWWAE", "SWWAEOutput", "pair_of"]
+__all__ = ["SWWAE", "Decoding", "Encoding", "SWWAEOutput", "pair_of", "select_features"]
 
 
 class Encoding(NamedTuple):
@@ -57,6 +60,25 @@ class SWWAEOutput(NamedTuple):
     logits: Tensor
     reconstruction: Tensor
     middles: tuple[tuple[Tensor, Tensor], ...]
+
+
+def explain_norms(forward: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """Decorator: adds the remedy to torch's error for a batch norm of one value."""
+
+    @functools.wraps(forward)
+    def explained(self: Any, x: Any) -> Any:
+        try:
+            return forward(self, x)
+        except ValueError as error:
+            if not str(error).startswith("Expected more than 1 value per channel"):
+                raise
+            shape = str(error).rpartition("torch.Size(")[2].rstrip(")")
+            raise ValueError(
+                f"batch norm in training got a map of shape {shape}, one value per channel, and needs more: use a "
+                "larger batch or larger images, or freeze the norms"
+            ) from None
+
+    return explained
 
 
 class SWWAE(nn.Module):
@@ -108,6 +130,7 @@ class SWWAE(nn.Module):
         raise NotImplementedError
 
     @torch.jit.unused
+    @explain_norms
     def forward_decoder(self, encoding: Any) -> Any:
         """Encoding -> `Decoding`: reconstruction (B, in_chans, H, W) and middles.
 
@@ -137,6 +160,14 @@ class SWWAE(nn.Module):
             encoding, other: of two views of the same images.
         """
         return other._replace(whats=(*other.whats[:-1], encoding.whats[-1]), features=encoding.features)
+
+
+def select_features(features: Any, images: slice) -> Any:
+    """The features of some of the images of a batch; features may be any structure of tensors (B, ...).
+
+    Example: ``model.forward_head(select_features(encoding.features, slice(0, num_labeled)))``.
+    """
+    return tree_map_only(Tensor, lambda tensor: tensor[images], features)
 
 
 def pair_of(img_size: int | tuple[int, int]) -> tuple[int, int]:

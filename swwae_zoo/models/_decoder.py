@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from timm.models import checkpoint
 from torch import Tensor, nn
 
-from swwae_zoo.layers.conv_norm import ConvFact, ConvNorm
+from swwae_zoo.layers.conv_norm import ConvFact, ConvNorm, are_plain
 from swwae_zoo.layers.micro_batch import in_parts, is_per_image
 from swwae_zoo.layers.pool import check_pool, create_pool
 from swwae_zoo.layers.recompute import norm_relu, rebuilt
@@ -57,6 +57,7 @@ class DecoderStage(nn.Module):
         super().__init__()
         self.pool = None if stage.pool_size is None else create_pool(pool, stage.pool_size, unpool, beta=beta)
         self.is_output = is_output
+        self.most_chs = max(fact.out_chs for fact in stage.convs)
         last = len(stage.convs) - 1
         self.convs = nn.ModuleList(
             ConvNorm(
@@ -75,17 +76,25 @@ class DecoderStage(nn.Module):
 
     @torch.jit.unused
     def forward(self, what: Tensor, where: Tensor | None, size: tuple[int, int]) -> Tensor:
+        if not are_plain(self.convs):
+            return self._call_convs(self.unpool_what(what, where, size))
         if is_per_image(conv.norm for conv in self.convs):
-            chs = max(conv.conv.in_channels for conv in self.convs)
             whole = in_parts(
                 lambda *part: (self._rest(*self._first(*part, size)),),
-                chs * size[0] * size[1] * what.element_size(),
+                self.most_chs * size[0] * size[1] * what.element_size(),
                 what,
                 where,
             )
             return whole[0]
         image_bytes = what.shape[1] * size[0] * size[1] * what.element_size()
         return self._rest(*in_parts(lambda *part: self._first(*part, size), image_bytes, what, where))
+
+    def _call_convs(self, x: Tensor) -> Tensor:
+        """`_rest` of `_first`, without activation recomputation."""
+        for conv in self.convs[:-1]:
+            x = F.relu(conv(x))
+        x = self.convs[-1](x)
+        return x if self.is_output else F.relu(x)
 
     def _first(self, what: Tensor, where: Tensor | None, size: tuple[int, int]) -> tuple[Tensor]:
         """Unpooling and the first convolution, without its norm."""

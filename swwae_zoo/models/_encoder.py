@@ -1,14 +1,14 @@
 """One stage of the encoder: convolutions, then a pool that separates what and where."""
 
-from __future__ import annotations
-
+# No `from __future__ import annotations` here: TorchScript can't read them then.
 from contextlib import nullcontext
+from typing import List, Optional  # noqa: UP035  TorchScript reads them
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from swwae_zoo.layers.conv_norm import ConvNorm
+from swwae_zoo.layers.conv_norm import ConvNorm, are_plain
 from swwae_zoo.layers.micro_batch import in_parts, is_per_image
 from swwae_zoo.layers.pool import create_pool
 from swwae_zoo.layers.recompute import norm_relu
@@ -50,6 +50,7 @@ class EncoderStage(nn.Module):
         self.pool = None if stage.pool_size is None else create_pool(pool, stage.pool_size, beta=beta)
         self.what_only = nn.Identity() if self.pool is None else self.pool.what_only()
         self.relu_first = self.pool is not None and not self.pool.commutes_with_relu
+        self.most_chs = max(fact.out_chs for fact in stage.convs)
         self.drop_rate = drop_rate
         self.is_input = is_input
         self.convs = nn.ModuleList(ConvNorm(fact, batch_norm, device=device, dtype=dtype) for fact in stage.convs)
@@ -63,8 +64,13 @@ class EncoderStage(nn.Module):
             x = conv(x)
         return x
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The what alone, at the plain convnet's cost: no switch is computed."""
+    def forward(self, x: Tensor, wheres: Optional[List[Optional[Tensor]]] = None) -> Tensor:  # noqa: UP006, UP045
+        """The what; alone, at the plain convnet's cost, or with the where, which is appended to ``wheres``.
+
+        It is one method, so that hooks on a stage run in `forward_swwae` too.
+        """
+        if wheres is not None:
+            return self._forward_where(x, wheres)
         x = self.forward_convs(x)
         if self.relu_first:
             return self.what_only(F.relu(x))
@@ -73,13 +79,23 @@ class EncoderStage(nn.Module):
     @torch.jit.unused
     def forward_switch(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """What and where, see `Encoding`."""
-        if not is_per_image(conv.norm for conv in self.convs):
-            return self._switch(x)
-        chs = max(conv.conv.out_channels for conv in self.convs)
-        return in_parts(self._switch, chs * x.shape[2] * x.shape[3] * x.element_size(), x)
+        wheres: list[Tensor | None] = []
+        what = self(x, wheres)
+        return what, wheres[0]
 
-    def _switch(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        x = self.forward_convs(x) if self.drop_rate > 0 else self._convs_recomputed(x)
+    @torch.jit.unused
+    def _forward_where(self, x: Tensor, wheres: List[Optional[Tensor]]) -> Tensor:  # noqa: UP006, UP045
+        plain = are_plain(self.convs)
+        if plain and is_per_image(conv.norm for conv in self.convs):
+            image_bytes = self.most_chs * x.shape[2] * x.shape[3] * x.element_size()
+            what, where = in_parts(self._switch, image_bytes, x)
+        else:
+            what, where = self._switch(x, plain)
+        wheres.append(where)
+        return what
+
+    def _switch(self, x: Tensor, plain: bool = True) -> tuple[Tensor, Tensor | None]:
+        x = self._convs_recomputed(x) if plain and self.drop_rate == 0 else self.forward_convs(x)
         if self.pool is None:
             return F.relu(x), None
         if self.relu_first:

@@ -35,7 +35,7 @@ from swwae_zoo.hub.config import (
 from swwae_zoo.layers.classifier import GLOBAL_POOLS, Head
 from swwae_zoo.layers.pool import pool_names, unpool_names
 from swwae_zoo.models import _notation as paper
-from swwae_zoo.models._base import SWWAE, Encoding, pair_of
+from swwae_zoo.models._base import SWWAE, Encoding, explain_norms, pair_of
 from swwae_zoo.models._decoder import MirroredDecoder
 from swwae_zoo.models._encoder import EncoderStage
 from swwae_zoo.models._image_channels import fit_image_channels
@@ -158,6 +158,7 @@ class NotationSWWAE(SWWAE):
     # --- the auto-encoder -------------------------------------------------------------------------
 
     @torch.jit.unused
+    @explain_norms
     def forward_encoder(self, x: Tensor) -> Encoding:
         """Images (B, in_chans, H, W) -> whats, switches, sizes and top features."""
         x = _check_images(x, self.in_chans, self.smallest)

@@ -1,13 +1,16 @@
-"""Every family of timm's backbones, wrapped both ways: a sample here, all of them with `pytest -m backbones`.
+"""Every family of timm's backbones, wrapped, trained, saved and loaded: a sample here, all by `pytest -m backbones`.
 
-The whole survey takes about half an hour of one core; each line of docs/backbones.md is rewritten as soon as its
-model came through.  `SWWAE_BACKBONES=resnet18,vgg11` takes these alone, so that a survey that was broken off can go on.
+The whole survey takes about an hour of one core; each line of docs/backbones.md is rewritten as soon as its model
+is done.  `SWWAE_BACKBONES=resnet18,vgg11` runs these alone, so that an interrupted survey can go on.
 """
 
 import copy
 import fcntl
 import os
+import pickle
 import re
+import tempfile
+import time
 import warnings
 from pathlib import Path
 
@@ -16,9 +19,15 @@ import timm
 import torch
 from timm.layers import to_2tuple
 from timm.models import model_entrypoint
+from timm.optim import param_groups_layer_decay
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 import swwae_zoo
+from swwae_zoo.loss.objective import Lambdas
+from swwae_zoo.optim.finetune import freeze
+from swwae_zoo.task.swwae_task import SWWAETask
+from swwae_zoo.training.run_directory import RunDirectory
 
 TABLE = Path(__file__).parents[2] / "docs" / "backbones.md"
 # A stride, a max pool, a blur, an average pool, a patchify stem, space-to-depth, branches, NHWC, an attention.
@@ -37,6 +46,10 @@ SAMPLE = [
     "test_mambaout",
     "starnet_s050",
 ]
+# Of these everything is tried: a max pool, NHWC, a cache in evaluation, space-to-depth, gates.
+TRIED = ["test_resnet", "test_convnext", "test_efficientnet", "levit_128s", "cs3darknet_focus_s", "lcnet_035"]
+COLUMNS = ("train", "save", "resume", "decay", "freeze", "pickle", "export", "modes")
+SECONDS = 20  # of the further checks of one model; those that would come later are left out
 REFUSED = ["test_vit", "gmlp_ti16_224"]
 
 
@@ -54,10 +67,21 @@ def write(cells):
         text = file.read()
         table = {**rows(), cells[0].strip("`"): cells}
         order = sorted(table, key=lambda name: (model_entrypoint(name).__module__, name))
-        head = text[: text.index("| --- |")] + "| --- | --- | --- | --- | --- |\n"
+        names = ("backbone", "sizes", "steps", "tap", "insert", *COLUMNS)
+        head = (
+            text[: text.index("| backbone ")]
+            + "| "
+            + " | ".join(names)
+            + " |\n"
+            + "| --- " * (5 + len(COLUMNS))
+            + "|\n"
+        )
         file.seek(0)
         file.truncate()
-        file.write(head + "".join("| " + " | ".join(table[name]) + " |\n" for name in order))
+        file.write(
+            head
+            + "".join("| " + " | ".join((table[name] + [""] * len(names))[: len(names)]) + " |\n" for name in order)
+        )
 
 
 def stem(model):
@@ -144,10 +168,135 @@ def check(name):
     return [f"`{name}`", ", ".join(map(str, sizes)), kinds[0], "wraps", "wraps"]
 
 
+class Tried:
+    """The further checks of one wrapped backbone; each returns the text of its cell and raises if it fails."""
+
+    def __init__(self, name, folder, size):
+        self.folder, self.size = folder, size
+        self.model = self.build(name)
+        self.x = torch.rand(3, self.model.in_chans, size, size, generator=torch.Generator().manual_seed(5))
+        self.target = torch.tensor([1, 0])
+
+    def build(self, name):
+        torch.manual_seed(0)
+        return timm.create_model("swwae_wrap", backbone=name, num_classes=10, decoder="light", img_size=self.size)
+
+    def optimizer(self, model):
+        return torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 1e-4, momentum=0.9)
+
+    def step(self, model, optimizer, seed):
+        """One step of eq. (1) with two labelled images and one unlabelled."""
+        torch.manual_seed(seed)
+        task = SWWAETask(model.train(), Lambdas(1.0, 0.1, 0.1))
+        optimizer.zero_grad()
+        parts = task(self.x, self.target)
+        parts["loss"].backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        assert parts["loss"].isfinite() and {"nll", "rec"} <= set(parts)
+
+    def outputs(self, model):
+        with torch.no_grad():
+            return run(model.eval().forward_swwae, self.x)
+
+    def train(self):
+        """Two steps, a copy of everything, and the third."""
+        optimizer = self.optimizer(self.model)
+        for seed in (0, 1):
+            self.step(self.model, optimizer, seed)
+        self.state = copy.deepcopy((self.model.state_dict(), optimizer.state_dict()))
+        self.step(self.model, optimizer, 2)
+
+    def save(self):
+        RunDirectory(self.folder).save_model("last", self.model.eval())
+        again = timm.create_model(f"local-dir:{self.folder / 'last'}", pretrained=True)
+        same(self.outputs(again), self.outputs(self.model))
+
+    def resume(self):
+        again = copy.deepcopy(self.model)
+        again.load_state_dict(self.state[0])
+        optimizer = self.optimizer(again)
+        optimizer.load_state_dict(self.state[1])
+        self.step(again, optimizer, 2)
+        for key, value in self.model.state_dict().items():
+            assert torch.equal(again.state_dict()[key], value), key
+
+    def decay(self):
+        """timm's own number of rates."""
+        rates = [
+            {group["lr_scale"] for group in param_groups_layer_decay(model, layer_decay=0.5)}
+            for model in (self.model, self.model.backbone)
+        ]
+        assert rates[0] == rates[1]
+        return str(len(rates[0]))
+
+    def freeze(self):
+        model = copy.deepcopy(self.model)
+        freeze(model, stages=1)
+        before = {name: p.detach().clone() for name, p in model.named_parameters() if not p.requires_grad}
+        assert before
+        self.step(model, self.optimizer(model), 3)
+        assert all(torch.equal(p, before[name]) for name, p in model.named_parameters() if name in before)
+
+    def pickle(self):
+        same(self.outputs(pickle.loads(pickle.dumps(self.model))), self.outputs(self.model))
+
+    def export(self):
+        """Where timm's own model exports."""
+        try:
+            program = torch.export.export(self.model.eval(), (self.x,)).module()
+        except Exception:
+            try:
+                torch.export.export(self.model.backbone.eval(), (self.x,))
+            except Exception:
+                return "as timm"
+            raise
+        torch.testing.assert_close(program(self.x), self.model(self.x), rtol=1e-3, atol=1e-3)
+
+    def modes(self):
+        """The trace of training captures the same maps, if no layer computes other numbers there."""
+        evaluation = self.model.eval().forward_encoder(self.x)
+        for module in self.model.train().modules():
+            module.training = any(True for _ in module.children()) and not isinstance(module, _BatchNorm)
+        training = self.model.forward_encoder(self.x)
+        self.model.eval()
+        assert len(self.model._traces) == 2  # none was traced again
+        same(training.whats + training.switches, evaluation.whats + evaluation.switches)
+
+
+def same(a, b):
+    """Whether two structures of tensors are equal to the last bit."""
+    leaves = [torch.utils._pytree.tree_leaves(tree) for tree in (a, b)]
+    assert all(x is y is None or torch.equal(x, y) for x, y in zip(*leaves, strict=True))
+
+
+def try_out(name, folder, size, strict=True):
+    """Cells of the further columns; a failure is raised if strict, else it is a cell."""
+    start, tried, cells = time.monotonic(), None, []
+    for column in COLUMNS:
+        if not strict and time.monotonic() - start > SECONDS:
+            cells.append("time")
+            continue
+        try:
+            tried = tried or Tried(name, folder, size)
+            cells.append(getattr(tried, column)() or "yes")
+        except Exception as error:
+            if strict:
+                raise
+            cells.append(f"fails: {type(error).__name__} {' '.join(str(error).split()):.60}".replace("|", "/"))
+    return cells
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning")  # timm's own, of some old models
 @pytest.mark.parametrize("name", SAMPLE)
 def test_sample(name):
     check(name)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize("name", TRIED)
+def test_tried(name, tmp_path):
+    try_out(name, tmp_path, 224 if name == "levit_128s" else 96)
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -168,11 +317,15 @@ def test_every_backbone():
     """Rewrites the table, line by line; a line that fails says why."""
     failed = []
     chosen = os.environ.get("SWWAE_BACKBONES")
+    torch.set_num_threads(1)
     for name in chosen.split(",") if chosen else sorted({*families(), *rows()}):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
                 cells = check(name)
+                with tempfile.TemporaryDirectory() as folder:
+                    cells += try_out(name, Path(folder), int(cells[1].split(",")[0]), strict=False)
+                failed += [name] if any(cell.startswith("fails") for cell in cells) else []
             except ValueError as error:
                 reason = re.search(r"\d+ of its \d+ layers work on tokens", str(error))
                 cells = [f"`{name}`", "", "", *["refused: " + (reason[0] if reason else str(error))] * 2]

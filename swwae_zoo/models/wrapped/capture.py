@@ -206,7 +206,7 @@ def _dense_average(
         over = []
         for full, k, s, p in zip(x.shape[2:], kernel, stride, padding, strict=False):
             n = -((full + 2 * p - k) // -s) + 1
-            n -= (n - 1) * s >= full + p
+            n -= int((n - 1) * s >= full + p)
             over.append(max(0, (n - 1) * s + k - 2 * p - full))
         x = F.pad(x, (0, over[1], 0, over[0]), mode="replicate")
     return F.avg_pool2d(x, kernel, 1, padding, False, count_include_pad, divisor_override)

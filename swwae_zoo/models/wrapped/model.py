@@ -8,20 +8,21 @@ image~ <- WrappedDecoder <-'
 from __future__ import annotations
 
 import contextlib
-import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from timm.layers import SelectAdaptivePool2d
-from timm.models import checkpoint
+from timm.models import checkpoint, group_parameters
 from timm.models._features import feature_take_indices
 from timm.models._input import get_model_args
+from timm.optim._param_groups import auto_group_layers
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_leaves
 
-from swwae_zoo.models._base import SWWAE, Decoding
+from swwae_zoo.models._base import SWWAE, Decoding, explain_norms
 from swwae_zoo.models.wrapped.capture import Capture, Captured, tap
 from swwae_zoo.models.wrapped.decoder import DecoderStageFacts, WrappedDecoder, WrappedEncoding
 from swwae_zoo.models.wrapped.probe import Probe, is_timm, probe, run_backbone
@@ -109,6 +110,9 @@ class WrappedSWWAE(SWWAE):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         self.train(backbone.training)
+        if _aliases(self):
+            self.register_state_dict_post_hook(_drop_aliases)
+            self.register_load_state_dict_pre_hook(_add_aliases)
 
     # --- built once -------------------------------------------------------------------------------
 
@@ -238,29 +242,36 @@ class WrappedSWWAE(SWWAE):
         return training
 
     def _trace_again(self, x: Tensor, error: Exception) -> bool:
-        """Traces the backbone as it is now; returns whether it has changed.
+        """Traces the backbone as it is now, with images of the first trace's size, then of this size.
+
+        Returns:
+            Whether its trace has changed.
 
         Raises:
             ValueError: it has changed so much that the decoder does not fit.
         """
         own, size = self._traces[self._trace_key(x)], (x.shape[2], x.shape[3])
-        try:
-            traces = self._trace(size)
-        except (RuntimeError, AssertionError, IndexError, TypeError, AttributeError, ValueError):
-            return False
-        new = traces[self.backbone.training]
-        if (new.actions, new.counts) == (own.actions, own.counts):
-            return False
-        if not same_maps(new.path, self.path):
-            raise ValueError(
-                f"{self.name} was changed after it was wrapped, and its feature maps have other channels or sizes now: "
-                "wrap it again"
-            ) from error
-        for training, made in traces.items():
-            self._plans[(training, *size)] = make_plan(made)
-            self._traces[(training, *size)] = made
-        return True
+        for tried in dict.fromkeys((self.path.img_size, size)):
+            try:
+                traces = self._trace(tried)
+            except (RuntimeError, AssertionError, IndexError, TypeError, AttributeError, ValueError):
+                continue
+            new = traces[self.backbone.training]
+            if (new.actions, new.counts) == (own.actions, own.counts):
+                continue
+            if same_maps(new.path, self.path):
+                for training, made in traces.items():
+                    self._plans[(training, *size)] = make_plan(made)
+                    self._traces[(training, *size)] = made
+                return True
+            if tried != size:
+                raise ValueError(
+                    f"{self.name} was changed after it was wrapped, and its feature maps have other channels or sizes "
+                    "now: wrap it again"
+                ) from error
+        return False
 
+    @explain_norms
     def forward_encoder(self, x: Tensor) -> WrappedEncoding:
         """Images (B, in_chans, H, W) -> whats, switches, sizes, features and the geometry of the pools."""
         if self.grad_checkpointing and self.pools == "insert":
@@ -427,10 +438,11 @@ class WrappedSWWAE(SWWAE):
             with contextlib.suppress(AssertionError):  # how timm's models say that they can't
                 self.backbone.set_grad_checkpointing(enable)
 
-    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """The backbone's layer groups; the decoder counts with the head."""
-        groups = self.backbone.group_matcher(coarse=coarse) if hasattr(self.backbone, "group_matcher") else {}
-        return {key: _prefixed(value) for key, value in groups.items()}
+    def group_matcher(self, coarse: bool = False) -> Callable[[str], int]:
+        """The layers that timm groups the backbone into; the decoder counts with the head."""
+        layers = _layers(self.backbone, coarse, has_head=self.classifier is None)
+        last = max(layers.values(), default=0) + (self.classifier is not None)
+        return lambda name: layers.get(name.removeprefix("backbone."), last)
 
     def no_weight_decay(self) -> set[str]:
         own = self.backbone.no_weight_decay() if hasattr(self.backbone, "no_weight_decay") else set()
@@ -446,6 +458,26 @@ def _levels(features: Any, captured: Captured, path: DownsamplingPath) -> list[T
     return [*(captured.maps.get(m) for m in range(len(path.steps))), top]
 
 
+def _aliases(module: nn.Module) -> dict[str, str]:
+    """Second names of tied weights -> first names."""
+    first: dict[int, str] = {}
+    tensors = (*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False))
+    return {name: first[id(tensor)] for name, tensor in tensors if first.setdefault(id(tensor), name) != name}
+
+
+def _drop_aliases(module: nn.Module, state_dict: dict[str, Any], prefix: str, _metadata: Any) -> None:
+    """State dict hook: tied weights are saved once, as safetensors asks for."""
+    for alias in _aliases(module):
+        state_dict.pop(prefix + alias, None)
+
+
+def _add_aliases(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Load hook: the inverse of `_drop_aliases`."""
+    for alias, name in _aliases(module).items():
+        if prefix + name in state_dict:
+            state_dict.setdefault(prefix + alias, state_dict[prefix + name])
+
+
 def _check_stage(found: Probe, stage: str) -> None:
     """Raises ValueError if a module was not run or gave no map."""
     made = found.modules.get(stage)
@@ -456,13 +488,19 @@ def _check_stage(found: Probe, stage: str) -> None:
         raise ValueError(f"stages: {stage!r} outputs (B, {shape}), expected a map (B, C, H, W): name modules before it")
 
 
-def _prefixed(pattern: Any) -> Any:
-    """A group's pattern for names that begin with "backbone."."""
-    if isinstance(pattern, str):
-        anywhere = re.sub(r"(?<!\[)\^", "", pattern)  # alternatives may each begin with one
-        return rf"^backbone\.(?:{anywhere})"
-    if isinstance(pattern, (list, tuple)) and pattern and all(isinstance(p, (list, tuple)) for p in pattern):
-        return [(_prefixed(p[0]), *p[1:]) for p in pattern]
-    if isinstance(pattern, (list, tuple)):
-        return type(pattern)(_prefixed(p) for p in pattern)
-    return pattern
+def _layers(backbone: nn.Module, coarse: bool, has_head: bool) -> dict[str, int]:
+    """Name of each parameter -> its layer, 0 nearest to the image, as timm groups them."""
+    if hasattr(backbone, "group_matcher"):
+        with contextlib.suppress(
+            AssertionError, NotImplementedError, RuntimeError, TypeError
+        ):  # some refuse coarse ones
+            return dict(group_parameters(backbone, backbone.group_matcher(coarse=coarse), reverse=True))
+    named = SimpleNamespace(named_parameters=backbone.named_parameters, pretrained_cfg=_head_cfg(backbone, has_head))
+    return dict(auto_group_layers(named))
+
+
+def _head_cfg(backbone: nn.Module, has_head: bool) -> dict[str, Any]:
+    """What timm's automatic grouping asks for: the name of the classifier; by default the last module with weights."""
+    cfg = getattr(backbone, "pretrained_cfg", None) or {}
+    last = [name.rpartition(".")[0] for name, _ in backbone.named_parameters()][-1:] if has_head else []
+    return {"classifier": cfg.get("classifier") or tuple(last) or "no classifier"}

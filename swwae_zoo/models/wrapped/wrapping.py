@@ -15,11 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import timm
+import torch
 from safetensors import SafetensorError
 from timm.models import build_model_with_cfg, generate_default_cfgs, get_pretrained_cfg, load_checkpoint, register_model
 from timm.models._builder import resolve_pretrained_cfg
 from timm.models._input import get_model_args
 from torch import Tensor, nn
+from torch._dynamo.eval_frame import OptimizedModule
+from torch.nn.parameter import is_lazy
 
 from swwae_zoo.hub.config import Rule, either, flag, listed, number, one_of, register_arguments, text, whole
 from swwae_zoo.models._base import SWWAE, pair_of
@@ -188,6 +191,7 @@ def build(
         ValueError: as `wrap` says.
     """
     options = dict(options)
+    _check_module(backbone, name)
     is_timm = hasattr(backbone, "forward_features") and hasattr(backbone, "forward_head")
     given = options.pop("stages", None)
     stages = _stage_names(backbone, given, name)
@@ -213,6 +217,21 @@ def build(
             f"{name} does not take images of {in_chans}x{size[0]}x{size[1]}: {reason:.200}; "
             f"{_size_that_works(backbone, in_chans, size)}"
         ) from error
+
+
+def _check_module(backbone: nn.Module, name: str) -> None:
+    for module in backbone.modules():
+        if isinstance(module, (torch.jit.ScriptModule, OptimizedModule)):
+            kind = "compiled" if isinstance(module, OptimizedModule) else "scripted"
+            raise ValueError(
+                f"{name} is or holds a {kind} module, whose operations can't be seen: wrap the plain module, and "
+                "compile the model that wrap returns"
+            )
+    lazy = [parameter for parameter, value in backbone.named_parameters() if is_lazy(value)]
+    if lazy:
+        raise ValueError(
+            f"{name} has lazy layers ({lazy[0]}), without weights yet: run it once on images, then wrap it"
+        )
 
 
 def _near(backbone: nn.Module) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from swwae_zoo.analysis.classes import labels_for
 from swwae_zoo.config import RunConfig, read_recipe
 from swwae_zoo.data import Preprocess, images_on, load_images
 from swwae_zoo.data.readers.pictures import check_range, open_picture
@@ -97,7 +99,7 @@ def evaluate_saved(
         "error" (%), "reconstruction" (L_L2rec; None where the decoder was not trained), and what was measured.
 
     Raises:
-        ValueError: images without labels, or of other classes than the model's.
+        ValueError: images without labels, or of classes that the model was not trained for.
     """
     model, config = saved.model, saved.config
     data = data or config.data
@@ -111,9 +113,8 @@ def evaluate_saved(
     )
     if image_set.labels is None or len(image_set.labels) == 0:
         raise ValueError(f"{data} has no labelled images in its {split} split: there is no error to measure")
-    highest = int(image_set.labels.max())
-    if highest >= model.num_classes:
-        raise ValueError(f"{data} has class {highest}, but {saved.folder} was trained for {model.num_classes} classes")
+    image_set = copy.copy(image_set)
+    image_set.labels = labels_for(model, image_set.labels, image_set.class_names, data)
     images = images_on(image_set, saved.device)
     autocast = Autocast(amp, saved.device)
     return {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
 from swwae_zoo.data import Preprocess
@@ -16,6 +18,7 @@ def preprocess_of(model: nn.Module) -> Preprocess:
     Args:
         model: one of ours, made by `timm.create_model`.
     """
-    cfg = model.pretrained_cfg
-    size = model.img_size if hasattr(model, "img_size") else tuple(cfg["input_size"][1:])
+    net: Any = model
+    cfg: dict[str, Any] = net.pretrained_cfg
+    size: tuple[int, int] = tuple(getattr(net, "img_size", cfg["input_size"][1:]))
     return Preprocess(size, mean=cfg["mean"], std=cfg["std"], contrast=contrast_of(cfg))

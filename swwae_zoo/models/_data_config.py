@@ -51,7 +51,7 @@ def describe_training_data(
 ) -> None:
     """Writes into ``model.pretrained_cfg`` how training fitted, and normalised, its images, and its classes' names.
 
-    A trainer calls it once, before the model is saved or copied for an average.
+    A trainer calls it once, before it reads mean and std, and before the model is saved or copied for an average.
 
     Args:
         model: one of ours.
@@ -62,6 +62,10 @@ def describe_training_data(
     net: Any = model
     cfg: dict[str, Any] = net.pretrained_cfg
     size: tuple[int, int] = tuple(getattr(net, "img_size", cfg["input_size"][1:]))
+    cfg["input_size"] = (net.in_chans, *size)
+    for key in ("mean", "std"):
+        values = tuple(cfg[key])
+        cfg[key] = values if len(values) == net.in_chans else (sum(values) / len(values),) * net.in_chans
     cfg["interpolation"], remarks = "bilinear", [] if contrast == "none" else [CONTRAST_REMARK]
     stored = size if image_size is None else tuple(image_size)
     if stored == size:

@@ -1,9 +1,9 @@
-"""Time a training step waits for its images, resident and read ahead from a memory-mapped file in the page cache.
+"""Time that a training step waits for its images, on the device and read ahead from a memory-mapped file.
 
     python benchmarks/data.py [--model swwae_cifar_vgg] [--device cuda] [--json FILE]
 
-A step asks for its batch (`batch`: the time waited), prepares it on the device and trains on it. The file has the layout
-of Tiny Images; --images of random records are written for the occasion.
+A step asks for its batch (the time it waits), prepares it on the device and trains on it. The file has the layout of
+Tiny Images, contains --images random records and lies in the page cache.
 """
 
 import argparse
@@ -72,8 +72,9 @@ def main():
                         times[name][part].append(1000 * (b - a))
     rows = {name: {part: statistics.median(values) for part, values in own.items()} for name, own in times.items()}
     for name, own in rows.items():
-        print(f"{name:9} step {own['step']:9.2f} ms   waiting {own['wait']:7.3f} ms, {own['wait'] / sum(own.values()):.2%}"
-              f"   preparing {own['prepare']:7.3f} ms, {own['prepare'] / sum(own.values()):.2%}")  # fmt: skip
+        whole = sum(own.values())
+        waiting, preparing = (f"{own[part]:7.3f} ms, {own[part] / whole:.2%}" for part in ("wait", "prepare"))
+        print(f"{name:9} step {own['step']:9.2f} ms   waiting {waiting}   preparing {preparing}")
     if args.json:
         args.json.write_text(json.dumps({**provenance(), "milliseconds": rows}, indent=2) + "\n")
 

@@ -1,8 +1,8 @@
-"""Images a second of two processes with one thread each, beside one process with two threads.
+"""Images per second of two processes with one thread each, against one process with two threads.
 
     python benchmarks/distributed.py [--turns 3] [--steps 40] [--json FILE]
 
-Whole runs of `swwae train` on random images take turns; of each, the median of the rates logged after the first quarter.
+Runs of `swwae train` on random images alternate; the figure of a run is the median rate logged after its first quarter.
 """
 
 import argparse
@@ -23,10 +23,12 @@ TWO = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "
 
 
 def rate(launch, threads, out, data, steps):
-    flags = ["swwae_zoo.cli", "train", "--recipe", "swwae_mnist", "--data", f"npz:{data}", "--labels", "100", "--num-val", "20",
-             "--batch-size", "64", "--labeled-batch", "32", "--steps", str(steps), "--warmup-steps", "0", "--log-every", "4",
-             "--eval-every", str(steps), "--save-every", str(steps), "--rounds", "1", "--no-twin", "--device", "cpu", "--amp", "off",
-             "--out", str(out), "--force"]  # fmt: skip
+    options = (
+        "--recipe swwae_mnist --labels 100 --num-val 20 --batch-size 64 --labeled-batch 32 --warmup-steps 0 --rounds 1 "
+        f"--steps {steps} --eval-every {steps} --save-every {steps} --log-every 4 --no-twin --device cpu --amp off "
+        "--force"
+    )
+    flags = ["swwae_zoo.cli", "train", "--data", f"npz:{data}", "--out", str(out), *options.split()]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     subprocess.run([sys.executable, *launch, *flags], env=environment, check=True, capture_output=True)
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]

@@ -1,108 +1,93 @@
-"""Everything that wants a GPU, in one command that stops itself in time and writes its results as they come.
+"""Everything that needs a GPU, in one command that stops itself in time and writes results as they come.
 
     python benchmarks/gpu.py --out OUT --data DATA [--minutes 9] [--parts bench,pools,data,mnist,cifar] [--tiny]
 
-The package has to be installed (without network: pip install --no-deps --no-build-isolation -e .).
-
-In the order of their worth, each part in a process of its own, so that one that fails takes none of the others along:
+The package must be installed (without network: pip install --no-deps --no-build-isolation -e .). The parts, most
+valuable first; each command runs in its own process, so that a failure stops no other:
 
     bench   training steps of all variants in bf16 and fp32, ours beside plain PyTorch's, eager and compiled
-    pools   pools and unpools beside torch's and beside a copy
-    data    waiting for resident and for memory-mapped images
+    pools   pooling and unpooling beside torch's and beside a copy
+    data    waiting for images on the device and for memory-mapped ones
     mnist   Tables 5 and 4 and MNIST with all labels, five rounds of each row (`swwae reproduce`)
-    cifar   the CIFAR-10 row of Table 3, three rounds beside its twin; its weights lie in OUT/table3/runs
+    cifar   the CIFAR-10 row of Table 3, three rounds and their twins; the weights are in OUT/table3/runs
 
-DATA holds MNIST and CIFAR-10 as torchvision lays them out. A training run that is cut off goes on with the same command:
-what is finished is not run again. Recipes cut to what a CPU can do are worth lengthening on a GPU. --tiny does a little of everything, to see that it runs.
+DATA contains MNIST and CIFAR-10 in torchvision's layout. The same command resumes a training run that was cut off, and
+repeats no finished one. Recipes that were cut to what a CPU can do are worth more steps on a GPU. --tiny does a little
+of everything, to check that it runs.
 """
 
 import argparse
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 HERE = Path(__file__).resolve().parent
 VARIANTS = ("swwae_mnist", "swwae_svhn", "swwae_cifar_vgg", "swwae_stl10")
+PARTS = ("bench", "pools", "data", "mnist", "cifar")
 
 
-def commands(part, out, device, tiny):
-    """(name, seconds it should get at most, arguments for python), in order."""
-    swwae = ["-m", "swwae_zoo.cli"]
+class Command(NamedTuple):
+    """seconds: the most it may take. arguments: for python; --device and the path of its output follow."""
+
+    name: str
+    seconds: int
+    arguments: str
+    output: str
+
+
+def commands(part: str, tiny: bool) -> Iterator[Command]:
+    """The commands of one part, in order."""
     if part == "bench":
         for model in VARIANTS:
-            batch = {"swwae_stl10": 256}.get(model, 1024)
-            few = (
-                ["--batch-size", "4", "--steps", "1", "--rows", "convnet,swwae,plain"]
-                if tiny
-                else ["--batch-size", str(batch), "--rows", "all"]
-            )
-            yield (
-                f"bench-{model}",
-                150,
-                [
-                    *swwae,
-                    "bench",
-                    model,
-                    "--amp",
-                    "off" if tiny else "bf16,off",
-                    "--device",
-                    device,
-                    "--out",
-                    str(out / f"bench-{model}"),
-                    *few,
-                ],
-            )
+            size = "--batch-size 4 --steps 1 --amp off --rows convnet,swwae,plain"
+            if not tiny:
+                size = f"--batch-size {256 if model == 'swwae_stl10' else 1024} --amp bf16,off --rows all"
+            name = f"bench-{model}"
+            yield Command(name, 150, f"-m swwae_zoo.cli bench {model} {size}", f"--out {name}")
     elif part == "pools":
-        yield (
-            "pools",
-            60,
-            [
-                str(HERE / "pools.py"),
-                "--device",
-                device,
-                "--json",
-                str(out / "pools.json"),
-                *(["--turns", "1"] if tiny else []),
-            ],
-        )
+        yield Command("pools", 60, f"{script('pools.py')} {'--turns 1' * tiny}", "--json pools.json")
     elif part == "data":
-        few = (
-            ["--images", "1000", "--batch-size", "4", "--steps", "1"]
-            if tiny
-            else ["--batch-size", "1024", "--amp", "bf16"]
-        )
-        yield "data", 90, [str(HERE / "data.py"), "--device", device, "--json", str(out / "data.json"), *few]
+        size = "--images 1000 --batch-size 4 --steps 1" if tiny else "--batch-size 1024 --amp bf16"
+        yield Command("data", 90, f"{script('data.py')} {size}", "--json data.json")
     elif part == "mnist":
-        for target, rows, seconds in (
-            ("table5", "drop-100", 300),
-            ("table4", "swwae-100,sfx-100", 400),
-            ("mnist_full", "", 200),
-        ):
-            yield target, seconds, reproduce(target, out, device, 5, rows if tiny else "", tiny)
-    elif part == "cifar":
-        yield "table3", 600, reproduce("table3", out, device, 3, "cifar10", tiny)
+        yield reproduce("table5", 300, "--rows drop-100" if tiny else "", 5, tiny)
+        yield reproduce("table4", 400, "--rows swwae-100,sfx-100" if tiny else "", 5, tiny)
+        yield reproduce("mnist_full", 200, "", 5, tiny)
     else:
-        raise SystemExit(f"unknown part {part!r}")
+        yield reproduce("table3", 600, "--rows cifar10", 3, tiny)
 
 
-def reproduce(target, out, device, rounds, rows, tiny):
-    return ["-m", "swwae_zoo.cli", "reproduce", target, "--device", device, "--out", str(out / target), "--rounds", str(1 if tiny else rounds),
-            *(["--rows", rows] if rows else []), *(["--quick"] if tiny else [])]  # fmt: skip
+def script(name: str) -> str:
+    return shlex.quote(str(HERE / name))
 
 
-def run(arguments, seconds, data, log):
-    """The exit code; interrupted, so that it saves, when its time is over."""
-    process = subprocess.Popen(
-        [sys.executable, *arguments], stdout=log, stderr=subprocess.STDOUT, env={**os.environ, "SWWAE_DATA": str(data)}
-    )
-    try:
-        return process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGINT)
+def reproduce(target: str, seconds: int, rows: str, rounds: int, tiny: bool) -> Command:
+    size = "--rounds 1 --quick" if tiny else f"--rounds {rounds}"
+    return Command(target, seconds, f"-m swwae_zoo.cli reproduce {target} {rows} {size}", f"--out {target}")
+
+
+def run(command: Command, seconds: float, args: argparse.Namespace) -> int | str:
+    """The exit code. When its time is over, the command is interrupted, so that it saves its state."""
+    option, output = command.output.split()
+    arguments = [*shlex.split(command.arguments), "--device", args.device, option, str(args.out / output)]
+    with (args.out / f"{command.name}.log").open("a") as log:
+        process = subprocess.Popen(
+            [sys.executable, *arguments],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "SWWAE_DATA": str(args.data)},
+        )
+        try:
+            return process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGINT)
         try:
             process.wait(20)
         except subprocess.TimeoutExpired:
@@ -110,29 +95,28 @@ def run(arguments, seconds, data, log):
         return "out of time"
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=9)
-    parser.add_argument("--parts", default="bench,pools,data,mnist,cifar")
+    parser.add_argument("--parts", default=",".join(PARTS))
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--tiny", action="store_true")
     args = parser.parse_args()
+    parts = args.parts.split(",")
+    unknown = set(parts) - set(PARTS)
+    if unknown:
+        parser.error(f"--parts: got {', '.join(sorted(unknown))}, expected of {', '.join(PARTS)}")
     end, done = time.monotonic() + 60 * args.minutes, []
     args.out.mkdir(parents=True, exist_ok=True)
-    for part in args.parts.split(","):
-        for name, seconds, arguments in commands(part, args.out, args.device, args.tiny):
-            left = end - time.monotonic() - 25
-            if left < 10:
-                done.append({"name": name, "result": "not begun"})
-                continue
-            start = time.monotonic()
-            with (args.out / f"{name}.log").open("a") as log:
-                result = run(arguments, min(seconds, left), args.data, log)
-            done.append({"name": name, "result": result, "seconds": round(time.monotonic() - start, 1)})
-            print(done[-1], flush=True)
-            (args.out / "summary.json").write_text(json.dumps(done, indent=2) + "\n")
+    for command in (command for part in parts for command in commands(part, args.tiny)):
+        left = end - time.monotonic() - 25
+        start = time.monotonic()
+        result = run(command, min(command.seconds, left), args) if left >= 10 else "not begun"
+        done.append({"name": command.name, "result": result, "seconds": round(time.monotonic() - start, 1)})
+        print(done[-1], flush=True)
+        (args.out / "summary.json").write_text(json.dumps(done, indent=2) + "\n")
 
 
 if __name__ == "__main__":

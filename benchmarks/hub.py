@@ -2,9 +2,9 @@
 
     python benchmarks/hub.py [--repeats 7] [--models swwae_cifar_vgg …] [--json FILE]
 
-The bare client is huggingface_hub's own upload_folder and snapshot_download of the same files; what push and pull add is
-the work of loading the weights back, of checking their sums, and of asking what the Hub holds.  Ours and the bare client
-take turns, with fresh weights each time; figures are medians of the turns, and the least and the most.
+The bare client is huggingface_hub's own upload_folder and snapshot_download of the same files. Push and pull add
+loading the weights back, verifying checksums, and asking what the Hub holds. Ours and the bare client alternate, with
+new weights each time; figures are median, minimum and maximum over the turns.
 """
 
 from __future__ import annotations

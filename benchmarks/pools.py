@@ -1,14 +1,14 @@
-"""Time of pooling and unpooling, forward and backward, beside torch's own pair and beside a plain copy.
+"""Time of pooling and unpooling, forward and backward, beside torch's own pair and a plain copy.
 
     MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 python benchmarks/pools.py [--device cuda] [--json FILE]
 
-(the variables keep glibc from giving freed memory back, so that nobody's time is the system clearing pages anew.)
-For each precision and layout of 64x64x32x32 maps and 2x2 windows, turn about in one run, the median and the fastest turn:
+The variables keep glibc from returning freed memory, so that no time is spent on clearing new pages. For each precision
+and layout of 64x64x32x32 maps and 2x2 windows, alternating in one run, the median and the fastest turn of:
 
     ours     switch_pool2d, switch_unpool2d, and both backward passes
     torch    max_pool2d(return_indices=True), max_unpool2d, and both backward passes
-    copy     a copy of as many bytes as these four have to read and to write, once each (dropped into memory that is there)
-    clone    the same copy into new memory, as every operator's output is
+    copy     a copy of the bytes that these four must read and write, once each, into existing memory
+    clone    the same copy into new memory, like the output of every operator
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""`swwae bench MODELS`: what a training step costs, beside the plain convnet's and plain PyTorch's."""
+"""`swwae bench MODELS`: measures training steps beside the plain convnet's and plain PyTorch's."""
 
 import json
 import os
@@ -12,28 +12,31 @@ from .options import Device, Json, ModelArg, print_table
 
 def bench(
     models: Annotated[
-        list[str] | None, typer.Argument(help="Names, as timm.create_model takes them.  [default: swwae_mnist]")
+        list[str] | None, typer.Argument(help="Model names for timm.create_model.  [default: swwae_mnist]")
     ] = None,
     rows: Annotated[
         str,
         typer.Option(
             metavar="ROW,...",
-            help="Of convnet, swwae, upsample, plain, each with -compiled after it for torch.compile; consistency, "
-            "plain-consistency; or all of the former.",
+            help="Some of convnet, swwae, upsample, plain, each also with -compiled for torch.compile; "
+            "consistency, plain-consistency; or all but these two.",
         ),
     ] = "convnet,swwae,plain",
-    batch_size: Annotated[int, typer.Option(min=1, help="Images a step.")] = 128,
-    steps: Annotated[int, typer.Option(min=1, help="Timed steps of each; the median counts.")] = 10,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per step.")] = 128,
+    steps: Annotated[int, typer.Option(min=1, help="Timed steps of each row; the median is reported.")] = 10,
     model_arg: ModelArg = None,
     device: Device = "auto",
-    amp: Annotated[str, typer.Option(metavar="off|bf16|fp16,...", help="Precisions, one after the other.")] = "off",
+    amp: Annotated[
+        str,
+        typer.Option(metavar="off|bf16|fp16,...", help="Mixed precision; several are measured one after the other."),
+    ] = "off",
     channels_last: Annotated[
         bool, typer.Option("--channels-last/--no-channels-last", help="Channels-last memory format.")
     ] = True,
     out: Annotated[Path | None, typer.Option(help="Folder for bench.json and bench.png.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Time training steps and their peak memory on the same images, turn about."""
+    """Measure time and peak memory of training steps, alternating on the same images."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler reports the absence of a GPU as an error
 
     from swwae_zoo import bench as benchmark
@@ -83,7 +86,7 @@ def show(group: dict[str, Any]) -> None:
                 f"{own['milliseconds']:,.1f}",
                 f"{own['milliseconds'] / first['milliseconds']:.2f}",
                 f"{own['images_per_second']:,.0f}",
-                "not seen" if memory is None else f"{memory:,.1f}",
+                "unknown" if memory is None else f"{memory:,.1f}",
                 "" if memory is None or base is None else f"{memory / base:.2f}",
                 ""
                 if own["gigaflops"] is None

@@ -1,4 +1,4 @@
-"""`swwae eval RUN`: a trained model's error."""
+"""`swwae eval RUN`: measures a trained model's error."""
 
 import json
 from typing import Annotated
@@ -10,7 +10,7 @@ from .options import Amp, DataDir, Device, Json, Run, Weights
 
 def evaluate(
     run: Run,
-    data: Annotated[str | None, typer.Option(help="Data set (else the one trained on).")] = None,
+    data: Annotated[str | None, typer.Option(help="Data set (else the one of the training).")] = None,
     data_dir: DataDir = None,
     split: Annotated[str, typer.Option(metavar="test|train", help="Which images.")] = "test",
     weights: Weights = "best",

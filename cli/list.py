@@ -1,4 +1,4 @@
-"""`swwae list`: the registered models."""
+"""`swwae list`: lists the registered models."""
 
 import json
 
@@ -8,7 +8,7 @@ from .options import Json, print_table
 
 
 def list_models(as_json: Json = False) -> None:
-    """List the models: input, parameters, the paper's notation, whether weights are published."""
+    """List the models with input size, parameters, pretrained weights and the paper's notation."""
     import timm
 
     from swwae_zoo.analysis.summary import count_params

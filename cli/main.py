@@ -1,4 +1,4 @@
-"""The `swwae` command: the one place where an error becomes a line and an exit code."""
+"""The `swwae` command, and what it prints for an error: one line, with an exit code."""
 
 import errno
 import os
@@ -20,7 +20,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def explain(error: BaseException) -> str | None:
-    """The line that tells a user what `error` means, or None where the error is a bug of ours."""
+    """One line that explains `error` to the user, or None if it is a bug of ours."""
     usage = getattr(error, "format_message", None)  # a flag or command that typer could not parse
     if usage is not None:
         return usage()
@@ -48,7 +48,7 @@ def say(line: str) -> None:
 
 class Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
-        """Ctrl-C ends in one line and code 130, or in those of a run that has saved its state."""
+        """Ctrl-C ends with one line and exit code 130, or with those of a run that has saved its state."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as stop:
@@ -56,7 +56,7 @@ class Commands(TyperGroup):
             raise typer.Exit(getattr(stop, "exit_code", 128 + signal.SIGINT)) from None
 
     def main(self, *args: Any, standalone_mode: bool = True, **kwargs: Any) -> Any:
-        """Runs a command; bad input ends in one line on stderr and code 2."""
+        """Runs a command; bad input ends with one line on stderr and exit code 2."""
         if not standalone_mode:
             return super().main(*args, standalone_mode=False, **kwargs)
         try:

@@ -1,4 +1,4 @@
-"""Options and output that several commands share."""
+"""Options and output shared by several commands."""
 
 from collections.abc import Iterable, Sequence
 from typing import Annotated
@@ -8,19 +8,21 @@ import typer
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, for programs.")]
 ModelArg = Annotated[
     list[str] | None,
-    typer.Option("--model-arg", metavar="KEY=VALUE", help="Passed to timm.create_model; repeat it for more."),
+    typer.Option("--model-arg", metavar="KEY=VALUE", help="Passed to timm.create_model; may be repeated."),
 ]
-Run = Annotated[str, typer.Argument(help="Run directory of `swwae train`, or its best/ or last/.", show_default=False)]
+Run = Annotated[
+    str, typer.Argument(help="Run directory of `swwae train`, or best/ or last/ in it.", show_default=False)
+]
 Weights = Annotated[str, typer.Option("--weights", metavar="best|last", help="Which weights of the run.")]
 DataDir = Annotated[
-    str | None, typer.Option("--data-dir", help="Where data sets lie (else the run's, SWWAE_DATA, ~/.cache/swwae_zoo).")
+    str | None, typer.Option("--data-dir", help="Folder of data sets (else the run's, SWWAE_DATA, ~/.cache/swwae_zoo).")
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
 Amp = Annotated[str, typer.Option("--amp", metavar="auto|off|bf16|fp16", help="Mixed precision.")]
 
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Columns padded to their widest cell, numbers to the right; never wrapped, so that pipes see whole rows."""
+    """Prints columns padded to their widest cell, numbers right-aligned; rows are never wrapped, for pipes."""
     rows = list(rows)
     cells = [[f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in rows]
     right = [bool(rows) and all(isinstance(row[i], int) or row[i] == "" for row in rows) for i in range(len(header))]

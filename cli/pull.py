@@ -1,4 +1,4 @@
-"""`swwae pull ORG/NAME[@REVISION]`: a model from the Hugging Face Hub."""
+"""`swwae pull ORG/NAME[@REVISION]`: downloads a model from the Hugging Face Hub."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,9 @@ def pull(
     name: Annotated[
         str,
         typer.Argument(
-            metavar="ORG/NAME[@REVISION]", help="Repository, and a branch, tag or commit.", show_default=False
+            metavar="ORG/NAME[@REVISION]",
+            help="Repository, and optionally a branch, tag or commit.",
+            show_default=False,
         ),
     ],
     out: Annotated[
@@ -21,7 +23,7 @@ def pull(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Pull a model from the Hugging Face Hub: one commit of it, every byte checked."""
+    """Download a model from the Hugging Face Hub: one commit, every byte verified."""
     import swwae_zoo.models.swwae  # noqa: F401  registers the models
     from swwae_zoo.hub.fetch import pull as pull_model
     from swwae_zoo.hub.progress import quiet_unless_terminal
@@ -31,6 +33,6 @@ def pull(
     if as_json:
         typer.echo(json.dumps({**pulled._asdict(), "folder": str(pulled.folder)}))
         return
-    how = "unchanged" if pulled.unchanged else "from the cache, the Hub is out of reach" if pulled.cached else "pulled"
+    how = "unchanged" if pulled.unchanged else "from the cache, the Hub can't be reached" if pulled.cached else "pulled"
     typer.echo(f"{how}: {pulled.architecture}, {pulled.repo} at {pulled.commit}")
     typer.echo(f'timm.create_model("local-dir:{pulled.folder}", pretrained=True)')

@@ -1,4 +1,4 @@
-"""`swwae push RUN --repo ORG/NAME`: a trained model to the Hugging Face Hub."""
+"""`swwae push RUN --repo ORG/NAME`: uploads a trained model to the Hugging Face Hub."""
 
 import json
 from typing import Annotated
@@ -12,30 +12,30 @@ def push(
     run: Annotated[
         str,
         typer.Argument(
-            help="Run directory of `swwae train`, one of its rounds, or the best/ or last/ of one.", show_default=False
+            help="Run directory of `swwae train`, one of its rounds, or best/ or last/ in one.", show_default=False
         ),
     ],
-    repo: Annotated[str, typer.Option("--repo", metavar="ORG/NAME", help="Repository; made if it is not there.")],
-    private: Annotated[bool, typer.Option("--private", help="See that nobody else can see it.")] = False,
+    repo: Annotated[str, typer.Option("--repo", metavar="ORG/NAME", help="Repository; created if it does not exist.")],
+    private: Annotated[bool, typer.Option("--private", help="Make the repository private.")] = False,
     revision: Annotated[
-        str, typer.Option("--revision", metavar="BRANCH", help="Branch; made if it is not there.")
+        str, typer.Option("--revision", metavar="BRANCH", help="Branch; created if it does not exist.")
     ] = "main",
     tag: Annotated[str | None, typer.Option("--tag", help="Tag for the commit, such as v1.")] = None,
-    message: Annotated[str | None, typer.Option("--message", help="Message of the commit.")] = None,
-    create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request instead.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Make and check everything, send nothing.")] = False,
+    message: Annotated[str | None, typer.Option("--message", help="Commit message.")] = None,
+    create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request instead of committing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Build and check everything, upload nothing.")] = False,
     weights: Annotated[
         str | None,
         typer.Option(
             "--weights",
             metavar="best|last",
-            help="Which weights [default: last, of which the test error is].",
+            help="Which weights [default: last, whose test error was measured].",
             show_default=False,
         ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Push a trained model to the Hugging Face Hub, with a card made from its run.
+    """Upload a trained model to the Hugging Face Hub, with a model card generated from its run.
 
     The token is the one that `hf auth login` stored, or HF_TOKEN.
     """

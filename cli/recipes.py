@@ -1,4 +1,4 @@
-"""`swwae recipes`: the complete configurations that come with the package."""
+"""`swwae recipes`: the training recipes that come with the package."""
 
 import json
 from importlib.resources import files
@@ -13,12 +13,12 @@ def recipes(
     name: Annotated[str | None, typer.Argument(help="Print this recipe instead of the list.")] = None,
     as_json: Json = False,
 ) -> None:
-    """List the recipes, or print one with its findings."""
+    """List the recipes, or print one with its results."""
     from swwae_zoo import config
 
     names = config.recipe_names()
     if name is not None:
-        recipe = config.read_recipe(name)  # also where it need not be read: its error names the nearest
+        recipe = config.read_recipe(name)  # read in any case: its error suggests the nearest name
         if as_json:
             typer.echo(json.dumps(vars(recipe)))
         elif name in names:

@@ -1,4 +1,4 @@
-"""`swwae reconstruct RUN IMAGES...`: a picture of what a trained model keeps of images."""
+"""`swwae reconstruct IMAGES... --run RUN`: draws images and their reconstructions by a trained model."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ def reconstruct(
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Draw images above their reconstruction from what and where, and from the what alone."""
+    """Draw images, their reconstructions from what and where, and those from the what alone."""
     from swwae_zoo.analysis.load import load_saved, read_pictures
     from swwae_zoo.loss import reconstruction_loss
     from swwae_zoo.training import figures as pictures

@@ -1,4 +1,4 @@
-"""`swwae reproduce TARGET`: one figure or table of the paper."""
+"""`swwae reproduce TARGET`: reproduces a figure or table of the paper."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""`swwae show MODEL`: what a model is made of."""
+"""`swwae show MODEL`: the layers of a model."""
 
 import json
 from typing import Annotated
@@ -11,21 +11,21 @@ from .options import Json, ModelArg, print_table
 def show(
     model: Annotated[str | None, typer.Argument(help="Name of the model, as timm.create_model takes it.")] = None,
     backbone: Annotated[
-        str | None, typer.Option(metavar="NAME", help="A timm backbone, wrapped: short for swwae_wrap with it.")
+        str | None, typer.Option(metavar="NAME", help="timm backbone to wrap: short for swwae_wrap with this backbone.")
     ] = None,
     pools: Annotated[
-        str | None, typer.Option(metavar="tap|insert", help="How a wrapped backbone gets its switches.")
+        str | None, typer.Option(metavar="tap|insert", help="Where a wrapped backbone's switches come from.")
     ] = None,
     decoder: Annotated[str | None, typer.Option(metavar="mirror|light", help="Decoder of a wrapped backbone.")] = None,
-    img_size: Annotated[
-        int | None, typer.Option(min=1, help="Side of the images; the model's own if not given.")
-    ] = None,
+    img_size: Annotated[int | None, typer.Option(min=1, help="Side of the images (else the model's own).")] = None,
     in_chans: Annotated[int | None, typer.Option(min=1, help="Channels of the images.")] = None,
-    num_classes: Annotated[int | None, typer.Option(min=0, help="Classes; 0 leaves the classifier out.")] = None,
+    num_classes: Annotated[
+        int | None, typer.Option(min=0, help="Number of classes; 0 leaves the classifier out.")
+    ] = None,
     model_arg: ModelArg = None,
     as_json: Json = False,
 ) -> None:
-    """Show a model's layers, output shapes, parameters, FLOPs, and where each switch comes from and goes to."""
+    """Show a model's layers, output shapes, parameters and FLOPs, and where each switch comes from and goes to."""
     from swwae_zoo.analysis.summary import describe, totals
     from swwae_zoo.config import parse_model_arg
     from swwae_zoo.models._registry import build_meta

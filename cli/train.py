@@ -1,4 +1,4 @@
-"""`swwae train`: its flags are the fields of `swwae_zoo.config.RunConfig`, one each."""
+"""`swwae train`: trains a model. Its flags are the fields of `swwae_zoo.config.RunConfig`."""
 
 import inspect
 import json
@@ -12,16 +12,19 @@ from swwae_zoo import config
 
 from .options import Json
 
-# The control flags, those that are no field of a recipe.
+# Flags that are not fields of a recipe.
 Recipe = Annotated[
     str | None, typer.Option("--recipe", metavar="NAME|PATH", help="Recipe to start from (else the model's own).")
 ]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Resume the run in --out.")]
 Backbone = Annotated[
-    str | None, typer.Option("--backbone", metavar="NAME", help="timm backbone to wrap: --model swwae_wrap with it.")
+    str | None,
+    typer.Option(
+        "--backbone", metavar="NAME", help="timm backbone to wrap: short for --model swwae_wrap with this backbone."
+    ),
 ]
 Pools = Annotated[
-    str | None, typer.Option("--pools", metavar="tap|insert", help="How a wrapped backbone gets its switches.")
+    str | None, typer.Option("--pools", metavar="tap|insert", help="Where a wrapped backbone's switches come from.")
 ]
 Decoder = Annotated[
     str | None, typer.Option("--decoder", metavar="mirror|light", help="Decoder of a wrapped backbone.")
@@ -55,7 +58,7 @@ def train(
 
     check_model_name(run.model)
     rounds = train_rounds(run, resume=resume, force=force, notes=notes)
-    if as_json and rounds:  # of many processes one has results
+    if as_json and rounds:  # only rank 0 has results
         typer.echo(json.dumps(rounds))
 
 
@@ -67,7 +70,7 @@ def what_gave_way(recipe: config.RunConfig, overrides: dict[str, Any]) -> tuple[
 
 
 def wrapping(overrides: dict[str, Any], **options: str | None) -> dict[str, Any]:
-    """--backbone and its options as what they are short for: model = swwae_wrap with these arguments."""
+    """--backbone and its options, spelled out: model = swwae_wrap with these arguments."""
     options = {name: value for name, value in options.items() if value is not None}
     if "backbone" in options:
         if overrides["model"] not in (None, "swwae_wrap"):
@@ -88,7 +91,7 @@ def base_recipe(recipe: str | None, resume: bool, model: str, out: str | None) -
     if recipe is None and config.default_recipe(model) is None:
         from swwae_zoo.models._registry import check_model_name
 
-        check_model_name(model)  # a wrong name is the likelier reason than a missing length of the run
+        check_model_name(model)  # a misspelled name is likelier than a recipe without a number of steps
     return recipe or config.default_recipe(model)
 
 

@@ -19,7 +19,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 DISTRIBUTION_OF = {"PIL": "pillow", "sklearn": "scikit_learn", "yaml": "pyyaml"}
 # triton comes with torch's CUDA builds and is used only where it is there.
 COMES_WITH_TORCH = {"triton"}
-OURS = {"swwae_zoo", "cli", "hub_server", "published_formats"}
+OURS = {"swwae_zoo", "cli", *(path.stem for path in (ROOT / "tests").iterdir())}
 
 
 def names(requirements: list[str]) -> set[str]:

@@ -158,8 +158,8 @@ def test_import_registers_the_models() -> None:
 
 
 def test_threads_that_wait_sleep() -> None:
-    """The script says so before torch is loaded, which reads it once; what the user chose goes before."""
-    code = "import os, sys; sys.argv = ['swwae']; import swwae_zoo.cli.main; print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+    """The policy is set before torch is loaded, which reads it once; the user's choice has precedence."""
+    code = "import os, sys; import swwae_zoo.cli.main; print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
     env = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
     for given, policy in (({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")):
         shown = subprocess.run(

@@ -456,7 +456,8 @@ def test_a_pickle_is_never_read(path: OnePath, run: Path, name: str, file: str, 
         (b'{"architecture": "resnet50", "pretrained_cfg": {}}', "expected a model of swwae_zoo"),
         (b'{"architecture": "swwae_mnist", "pretrained_cfg": {"file": "/etc/passwd"}}', "pretrained_cfg.file"),
         (
-            b'{"architecture": "swwae_mnist", "model_args": {"notation": "(999999)3c-2p-(999999)3c-9fc"}, "pretrained_cfg": {}}',
+            b'{"architecture": "swwae_mnist", "pretrained_cfg": {}, '
+            b'"model_args": {"notation": "(999999)3c-2p-(999999)3c-9fc"}}',
             "parameters",
         ),
         (b"[" * 100_000, "not valid JSON"),

@@ -1,4 +1,4 @@
-"""Whoever reads while another pushes gets one commit or the other, never the configuration of one with the weights of another."""
+"""A reader during a push gets one commit or the other, never the configuration of one with the weights of another."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +25,8 @@ def load(name, tries=3):
         return timm.create_model(name, pretrained=True)
     except (OSError, ValueError) as error:  # timm asks for a branch's config.json twice, and a push can come between
         torn.append(str(error))
-        assert name.startswith("hf-hub:") and tries and ("Consistency check failed" in str(error) or "load it again" in str(error)), error
+        known = any(words in str(error) for words in ("Consistency check failed", "load it again"))
+        assert name.startswith("hf-hub:") and tries and known, error
         return load(name, tries - 1)
 found, torn = [], []
 for i in range(ROUNDS):
@@ -50,7 +51,7 @@ def reader(path: OnePath, tmp_path: Path) -> Iterator[Client]:
 
 @pytest.mark.parametrize("rounds", [50, pytest.param(200, marks=pytest.mark.slow)])
 def test_a_reader_never_gets_a_mixture(path: OnePath, reader: Client, tmp_path: Path, rounds: int) -> None:
-    """The two differ in what config.json says and in the weights, but not in the weights' shapes: a mixture would load."""
+    """The two differ in config.json and in the weights, but not in the weights' shapes: a mixture would load."""
     notation = "(4)3c-2p-(4)3c-2p-10fc"
     soft = make_run(tmp_path / "soft", "swwae_svhn", args={"notation": notation, "pool": "soft"}, contrast="image")
     hard = make_run(tmp_path / "hard", "swwae_svhn", args={"notation": notation})

@@ -1,5 +1,5 @@
-"""The Xet store behind the Hub, over HTTP as the real one: the client cuts a file into chunks, sends them packed in xorbs,
-and then a shard, which says of which chunks each file is made.  Formats: https://huggingface.co/docs/xet.
+"""The Xet store behind the Hub, over HTTP like the real one: the client cuts a file into chunks, sends them packed in
+xorbs, and then a shard, which says which chunks each file consists of. Formats: https://huggingface.co/docs/xet.
 
 The store does not unpack the chunks: what it gives back are ranges of the bytes that were sent.
 """
@@ -81,7 +81,7 @@ class CasStore:
 
 
 class CasRoutes(Connection):
-    """What the store is asked.  Its later API is refused with 404, as by an older store; the client then takes this one."""
+    """Routes of the store. Its later API is refused with 404, as by an older store; the client then uses this one."""
 
     user: str | None
 

@@ -37,8 +37,8 @@ class File:
             self.content
             if self.content is not None
             else (
-                f"version https://git-lfs.github.com/spec/v1\noid sha256:{self.sha256}\nsize {self.large_size}\n".encode()
-            )
+                f"version https://git-lfs.github.com/spec/v1\noid sha256:{self.sha256}\nsize {self.large_size}\n"
+            ).encode()
         )
         return hashlib.sha1(b"blob %d\0" % len(stored) + stored).hexdigest()
 

@@ -130,7 +130,8 @@ def test_weights_per_middle():
     with pytest.raises(
         ValueError,
         match=re.escape(
-            "lambda_middle has 2 values, but the model has 3 middles (one per stage but the topmost): give one value, or 3"
+            "lambda_middle has 2 values, but the model has 3 middles (one per stage but the topmost): "
+            "give one value, or 3"
         ),
     ):
         Lambdas(middle=(1.0, 2.0)).per_middle(3)

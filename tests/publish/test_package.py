@@ -24,10 +24,11 @@ from swwae_zoo.models import _pretrained
 _pretrained.PACKAGED = pathlib.Path({folder!r})
 del sys.modules["swwae_zoo.models"]
 import timm, torch, swwae_zoo.models
-answer = [timm.list_pretrained("swwae_mnist*"), timm.is_model_pretrained("swwae_mnist"), timm.is_model_pretrained("swwae_svhn")]
+answer = [timm.list_pretrained("swwae_mnist*"), *map(timm.is_model_pretrained, ("swwae_mnist", "swwae_svhn"))]
 for name in ("swwae_mnist.tiny", "swwae_mnist"):
     model = timm.create_model(name, pretrained=True)
-    answer.append([model.notation, model.pretrained_cfg["file"], float(sum(p.detach().double().sum() for p in model.parameters()))])
+    total = float(sum(p.detach().double().sum() for p in model.parameters()))
+    answer.append([model.notation, model.pretrained_cfg["file"], total])
 """
 
 

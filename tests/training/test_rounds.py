@@ -128,7 +128,7 @@ def test_the_average_is_what_is_kept_and_judged(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("sched", ["cosine", "constant"])
 def test_learning_rate(sched: str, tmp_path: Path) -> None:
-    """Linear up to lr in warmup_steps, then a cosine down to min_lr in the steps that are left; each line has the next step's."""
+    """Linear up to lr in warmup_steps, then a cosine down to min_lr; each line has the rate of the next step."""
     run(
         tmp_path / "run",
         steps=20,
@@ -244,9 +244,10 @@ def test_rounds_draw_their_labels_anew_and_are_reported_together(
         "seed4-twin",
     ]
     errors = [one["test_error"] for one in results]
+    ours, twins = errors[::2], errors[1::2]
     assert capsys.readouterr().err.splitlines()[-2:] == [
-        f"test error  SWWAE            {np.mean(errors[::2]):6.2f} % ± {np.std(errors[::2], ddof=1):.2f} over 2 rounds",
-        f"test error  twin, lambda = 0 {np.mean(errors[1::2]):6.2f} % ± {np.std(errors[1::2], ddof=1):.2f} over 2 rounds",
+        f"test error  SWWAE            {np.mean(ours):6.2f} % ± {np.std(ours, ddof=1):.2f} over 2 rounds",
+        f"test error  twin, lambda = 0 {np.mean(twins):6.2f} % ± {np.std(twins, ddof=1):.2f} over 2 rounds",
     ]
     first, second = (
         splits_of(one, (1, 32, 32)).labeled.images for one, twin in runs_of(replace(BASE, rounds=2, seed=3))
@@ -361,7 +362,8 @@ def test_a_loss_that_is_no_number_stops_the_run(keys: dict[str, Any], tmp_path: 
     assert result.exit_code == 2 and "Traceback" not in result.output
     line = result.stderr.splitlines()[-1]
     found = re.fullmatch(
-        r"error: (nll|rec|middle|a weight|, )+ is no longer finite, at step (\d+): (the checkpoint of step (\d+) is kept|"
+        r"error: (nll|rec|middle|a weight|, )+ is no longer finite, at step (\d+): "
+        r"(the checkpoint of step (\d+) is kept|"
         rf"there was no checkpoint yet) in {out}; start again with --force or another --out and a lower --lr.*",
         line,
     )

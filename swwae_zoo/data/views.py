@@ -115,7 +115,7 @@ AUGMENT: dict[str, Augmentation] = {
 
 STRONG: dict[str, Augmentation] = {
     "none": Augmentation(),
-    "grey": Augmentation(shift=3, rotation=20, scale=0.15, shear=0.2),
+    "grey": Augmentation(shift=2, rotation=10, scale=0.1, shear=0.1, elastic=0.05),
     "photo": Augmentation(
         shift=4, mirror=True, rotation=15, scale=0.2, shear=0.15, contrast=0.6, brightness=0.4, saturation=0.8,
         cutout=0.4, border="reflect",

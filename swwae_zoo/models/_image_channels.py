@@ -12,9 +12,9 @@ __all__ = ["fit_image_channels"]
 def fit_image_channels(state_dict: dict[str, Tensor], own: Mapping[str, Tensor], layer: str, in_chans: int) -> None:
     """Fits ``layer``, which makes the image, to ``in_chans`` channels, in place.
 
-    timm fits the first convolution: for one channel it sums the weights over the channels, so that a grey image is taken
-    as the RGB image of equal channels; for more channels it repeats them in turn.  Here, so that what is reconstructed
-    is an image of the same kind: for one channel the mean of the channels, for more the channels repeated in turn.
+    timm fits the first convolution: for one channel it sums the weights over the channels, so that a grey image is
+    treated as an RGB image of equal channels; for more channels it repeats them. Here, so that the reconstruction is an
+    image of the same kind: for one channel the mean of the channels, for more the channels repeated.
 
     Args:
         state_dict: saved weights; left as they are where they fit already or differ in more than that.

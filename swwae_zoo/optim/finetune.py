@@ -1,7 +1,6 @@
 """Fine-tuning an encoder that has learned already: stages that stay, batch norm that stays, learning rates by layer.
 
-Everything goes by timm's layer groups (`group_matcher`), in which the stem is the first layer and decoder and classifier
-are the last.
+Layers are timm's layer groups (`group_matcher`): the stem is the first, classifier and decoder are the last.
 """
 
 from __future__ import annotations
@@ -43,9 +42,10 @@ def freeze(model: SWWAE, stages: int = 0, norm_eval: bool = False) -> None:
                 parameter.requires_grad_(False)
     stilled = []
     for name, module in model.named_modules():
-        if isinstance(module, _BatchNorm) and not name.startswith("decoder."):
-            if norm_eval or any(f"{name}.{own}" in names for own, _ in module.named_parameters(recurse=False)):
-                stilled.append(module)
+        in_encoder = isinstance(module, _BatchNorm) and not name.startswith("decoder.")
+        frozen = any(f"{name}.{own}" in names for own, _ in module.named_parameters(recurse=False))
+        if in_encoder and (norm_eval or frozen):
+            stilled.append(module)
     model._stilled = tuple(stilled)
     model.train(model.training)
 

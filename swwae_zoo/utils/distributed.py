@@ -63,7 +63,7 @@ class World:
 
     @classmethod
     def from_environment(cls) -> World:
-        """The world that torchrun, or any launcher that sets RANK and WORLD_SIZE, describes; without one, a world of one."""
+        """The processes that torchrun, or any launcher that sets RANK and WORLD_SIZE, describes; else one process."""
         environ = os.environ
         if "RANK" not in environ or "WORLD_SIZE" not in environ:
             return cls()
@@ -178,10 +178,10 @@ class World:
 
 
 def _store(world: World, timeout: float) -> dict[str, Any]:
-    """Where the processes leave their addresses for each other: the launcher's store, but not under the names of before.
+    """Where the processes find each other: the launcher's store, under names of this restart's own.
 
-    torchrun keeps its store when it starts the processes anew on one machine, and a process that asks early gets the address of a
-    dead one.  With several machines each counts its own restarts, so there the launcher's way is taken.
+    torchrun keeps its store across restarts on one machine, so a process that asks early would get a dead one's
+    address. With several machines each counts its own restarts, so there the launcher's way is taken.
     """
     if world.restarts == 0 or os.environ.get("LOCAL_WORLD_SIZE") != str(world.size):
         return {}
@@ -221,8 +221,8 @@ def connected(world: World, device: torch.device) -> Iterator[None]:
             raise
         reason = " ".join(str(error).split())
         raise LostProcess(
-            f"process {world.rank} of {world.size} stops: another one is gone, or did not answer within {timeout:g} s; the last "
-            f"checkpoint is kept, --resume goes on ({reason:.120})"
+            f"process {world.rank} of {world.size} stops: another one is gone, or did not answer within {timeout:g} s; "
+            f"the last checkpoint is kept, --resume goes on ({reason:.120})"
         ) from error
     finally:
         if dist.is_initialized() and not lost:  # saying goodbye to the dead can take forever

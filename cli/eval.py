@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from swwae_zoo.utils.text import printable
+
 from .options import Amp, DataDir, Device, Json, Run, Weights
 
 
@@ -26,7 +28,8 @@ def evaluate(
     if as_json:
         typer.echo(json.dumps(measured))
         return
-    typer.echo(f"{measured['run']} on {measured['images']:,} {split} images of {measured['data']}")
+    run, name = printable(measured["run"]), printable(measured["data"])
+    typer.echo(f"{run} on {measured['images']:,} {split} images of {name}")
     typer.echo(f"error           {measured['error']:.2f} %")
     if measured["reconstruction"] is not None:
         typer.echo(f"reconstruction  {measured['reconstruction']:.5f}, mean square")

@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 import swwae_zoo
+from swwae_zoo.utils.text import printable
 
 from . import bench, pull, push, recipes, reconstruct, reproduce, show, train
 from . import eval as eval_command
@@ -19,6 +20,9 @@ from . import list as list_command
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
+LONGEST = 2000  # characters of an error's line
+
+
 def explain(error: BaseException) -> str | None:
     """One line that explains `error` to the user, or None if it is a bug of ours."""
     usage = getattr(error, "format_message", None)  # a flag or command that typer could not parse
@@ -27,23 +31,26 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, OSError) and error.errno == errno.ENOSPC or "No space left on device" in str(error):
         where = getattr(error, "filename", None)
         return f"disk full: could not write {where or 'the output'}: free some space or choose another --out"
-    if type(error).__module__.startswith(
-        "huggingface_hub."
-    ):  # timm asked the Hub itself: a model named hf-hub:ORG/NAME
+    if type(error).__module__.partition(".")[0] in ("huggingface_hub", "httpx", "httpx2", "httpcore", "h11"):
+        # timm asked the Hub itself: a model named hf-hub:ORG/NAME
         from swwae_zoo.hub.errors import explained, place_of
 
         return str(explained(error, *place_of(error)))
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{error.filename}: {error.strerror}"
     if isinstance(error, (ValueError, OSError, ArithmeticError)):
-        return str(error).partition("\n")[0] or type(error).__name__  # below it a notation is drawn, with a caret
+        line = str(error)
+        if hasattr(error, "column"):  # a NotationError: below its line the notation is drawn, with a caret
+            line = line.partition("\n")[0]
+        return line or type(error).__name__
     if type(error).__name__ == "OutOfMemoryError":  # torch's, without importing torch
         return "out of GPU memory: lower --batch-size and --labeled-batch, or try --amp bf16"
     return None
 
 
 def say(line: str) -> None:
-    typer.secho(line, fg=typer.colors.RED, err=True, color=False if os.environ.get("NO_COLOR") else None)
+    color = False if os.environ.get("NO_COLOR") else None
+    typer.secho(printable(line, LONGEST), fg=typer.colors.RED, err=True, color=color)
 
 
 class Commands(TyperGroup):

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from swwae_zoo.utils.text import printable
+
 from .options import Json
 
 
@@ -35,4 +37,4 @@ def pull(
         return
     how = "unchanged" if pulled.unchanged else "from the cache, the Hub can't be reached" if pulled.cached else "pulled"
     typer.echo(f"{how}: {pulled.architecture}, {pulled.repo} at {pulled.commit}")
-    typer.echo(f'timm.create_model("local-dir:{pulled.folder}", pretrained=True)')
+    typer.echo(f'timm.create_model("local-dir:{printable(pulled.folder)}", pretrained=True)')

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from swwae_zoo.utils.text import printable
+
 from .options import Json
 
 
@@ -64,6 +66,6 @@ def push(
     visible = {True: ", private", False: ", public", None: ""}[pushed.private]
     typer.echo(
         f"{pushed.status}: {pushed.repo}@{pushed.revision}{visible}"
-        + (f", {pushed.url}" if pushed.url else "")
+        + (f", {printable(pushed.url)}" if pushed.url else "")
         + (f", tag {pushed.tag}" if pushed.tag and pushed.commit else "")
     )

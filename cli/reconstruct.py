@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from swwae_zoo.utils.text import printable
+
 from .options import Device, Json, Weights
 
 
@@ -36,6 +38,6 @@ def reconstruct(
         typer.echo(json.dumps({"picture": str(out), "images": images, "run": str(saved.folder), **losses}))
         return
     typer.echo(
-        f"{out}: {len(images)} image{'s' * (len(images) != 1)}; mean square error {losses['what_where']:.5f} from what "
-        f"and where, {losses['what_alone']:.5f} from the what alone"
+        f"{printable(out)}: {len(images)} image{'s' * (len(images) != 1)}; "
+        f"mean square error {losses['what_where']:.5f} from what and where, {losses['what_alone']:.5f} from the what alone"
     )

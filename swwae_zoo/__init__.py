@@ -60,7 +60,8 @@ class _RegisterModels(MetaPathFinder):
     """Imports `swwae_zoo.models`, which registers them, once timm or a part of this package that needs it is imported."""
 
     WITHOUT_TIMM = frozenset(
-        f"swwae_zoo.{name}" for name in ("cli", "config", "experiments", "kernels", "models", "recipes", "version")
+        f"swwae_zoo.{name}"
+        for name in ("cli", "config", "experiments", "kernels", "models", "recipes", "utils", "version")
     )
 
     def find_spec(self, fullname: str, path: object = None, target: object = None) -> ModuleSpec | None:

@@ -39,17 +39,19 @@ def labels_for(model: SWWAE, labels: Tensor, class_names: Sequence[str], data: s
     if not known or _are_numbers(known) or _are_numbers(class_names):
         highest = int(labels.max())
         if highest >= model.num_classes:
-            raise ValueError(f"{data} has class {highest}, but the net was trained for {model.num_classes} classes")
+            raise ValueError(
+                f"{printable(data)} has class {highest}, but the net was trained for {model.num_classes} classes"
+            )
         return labels
     places = {name: place for place, name in reversed(list(enumerate(known)))}
     table = torch.full((len(class_names),), -1)
     for label in labels.unique().tolist():
         name = class_names[label]
         if name not in places:
-            names = ", ".join(printable(each, 50) for each in known[:SHOWN]) + (", ..." if len(known) > SHOWN else "")
+            names = ", ".join(printable(each, 50) for each in known[:SHOWN]) + ", ..." * (len(known) > SHOWN)
             raise ValueError(
-                f"{data} has a class {printable(repr(name), 50)}, which the net was not trained for; it knows {names}: "
-                "rename or remove that class"
+                f"{printable(data)} has a class {printable(repr(name), 50)}, which the net was not trained for; "
+                f"it knows {names}: rename or remove that class"
             )
         table[label] = places[name]
     return table.to(labels.device)[labels]

@@ -18,6 +18,7 @@ from swwae_zoo.analysis.classes import labels_for
 from swwae_zoo.config import RunConfig, read_recipe
 from swwae_zoo.data import Preprocess, images_on, load_images
 from swwae_zoo.data.readers.pictures import check_range, open_picture
+from swwae_zoo.hub.config import read_model_config
 from swwae_zoo.models._base import SWWAE
 from swwae_zoo.training.evaluate import classification_error, mean_reconstruction_loss
 from swwae_zoo.training.trainer import lambdas_of
@@ -38,6 +39,26 @@ class Saved(NamedTuple):
     config: RunConfig
     prepare: Preprocess
     device: torch.device
+
+
+def recipe_of(home: Path) -> RunConfig:
+    """The recipe in a run directory.
+
+    Raises:
+        ValueError: config.toml is missing or is no recipe; one line.
+    """
+    path = home / "config.toml"
+    if not path.is_file():
+        raise ValueError(
+            f"{printable(home)} holds no run: expected the folder that `swwae train` wrote, with config.toml in it"
+        )
+    try:
+        return read_recipe(path)
+    except RecursionError:
+        raise ValueError(
+            f"{printable(path)}: tables or lists nested too deep, expected a recipe as `swwae train` writes it: "
+            "take the run from a copy"
+        ) from None
 
 
 def load_saved(run: str | Path, weights: str = "best", device: torch.device | None = None) -> Saved:
@@ -69,13 +90,14 @@ def load_saved(run: str | Path, weights: str = "best", device: torch.device | No
             raise ValueError(
                 f"{folder}: has no {name}; the run has not come to its first checkpoint, or give another --weights"
             )
-    config = read_recipe(home / "config.toml")
+    config = recipe_of(home)
     try:
+        read_model_config(folder / "config.json", local=True)  # timm would stumble over another JSON
         model = timm.create_model(f"local-dir:{folder}", pretrained=True)
     except (RuntimeError, ValueError, TypeError, KeyError, safetensors.SafetensorError) as error:
-        line = " ".join(str(error).split())
+        line = printable(" ".join(str(error).split()), 300)
         raise ValueError(
-            f"{folder}/model.safetensors can't be loaded into the model of its config.json: {line:.300}"
+            f"{printable(folder)}/model.safetensors can't be loaded into the model of its config.json: {line}"
         ) from error
     if not isinstance(model, SWWAE):
         raise ValueError(f"{folder}: got a {type(model).__name__}, expected a SWWAE")
@@ -111,10 +133,11 @@ def evaluate_saved(
         in_chans=model.in_chans,
         bad_images=config.bad_images,
     )
-    if image_set.labels is None or len(image_set.labels) == 0:
-        raise ValueError(f"{data} has no labelled images in its {split} split: there is no error to measure")
+    labels = image_set.labels
+    if labels is None or len(labels) == 0:
+        raise ValueError(f"{printable(data)} has no labelled images in its {split} split: there is no error to measure")
     image_set = copy.copy(image_set)
-    image_set.labels = labels_for(model, image_set.labels, image_set.class_names, data)
+    image_set.labels = labels_for(model, labels, image_set.class_names, data)
     images = images_on(image_set, saved.device)
     autocast = Autocast(amp, saved.device)
     return {

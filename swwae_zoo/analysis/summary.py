@@ -50,11 +50,12 @@ def describe(model: SWWAE, img_size: int | tuple[int, int] | None = None) -> lis
         for name, module in model.named_modules()
         if count_params(module) and not any(True for _ in module.children())
     ]
+    net: Any = model
     training = model.training
     try:
         with torch.no_grad():
             encoding = model.eval().forward_encoder(images)
-            logits = model.forward_head(encoding.features)
+            logits = net.forward_head(encoding.features)
             decoding = model.forward_decoder(encoding)
     finally:
         model.train(training)
@@ -62,7 +63,7 @@ def describe(model: SWWAE, img_size: int | tuple[int, int] | None = None) -> lis
             hook.remove()
 
     rows: list[LayerSummary] = []
-    for m, stage in enumerate(model.stages):
+    for m, stage in enumerate(net.stages):
         rows += under(layers, f"stages.{m}.")
         if stage.pool is not None:
             text = f"{stage.pool.name} pool {stage.pool_size}x{stage.pool_size}"
@@ -70,7 +71,7 @@ def describe(model: SWWAE, img_size: int | tuple[int, int] | None = None) -> lis
             rows.append(LayerSummary("encoder", f"stages.{m}.pool", text, tuple(encoding.whats[m].shape[1:]), 0, 0, to))
     rows += under(layers, "head.")
     assert model.num_classes == 0 or rows[-1].shape == tuple(logits.shape[1:])
-    for m, stage in reversed(list(enumerate(model.decoder.stages))):
+    for m, stage in reversed(list(enumerate(net.decoder.stages))):
         if stage.pool is not None:
             kind = f"{stage.pool.name} unpool" if stage.pool.has_where else stage.pool.name
             chs = encoding.whats[m].shape[1]

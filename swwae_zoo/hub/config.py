@@ -17,6 +17,7 @@ import timm
 from timm.models import is_model, model_entrypoint
 
 from swwae_zoo.hub.errors import HubError
+from swwae_zoo.utils.text import printable
 
 __all__ = [
     "ModelConfig",
@@ -217,8 +218,10 @@ def read_model_config(path: Path, where: str | None = None, local: bool = False)
     Raises:
         HubError: anything but a configuration of one of our models; one line.
     """
-    where, largest = where or str(path), MAX_LOCAL_BYTES if local else MAX_BYTES
+    where, largest = printable(where or path), MAX_LOCAL_BYTES if local else MAX_BYTES
     try:
+        if not path.is_file():
+            raise HubError(f"{where}: config.json is no regular file: give a folder that `swwae train` or a pull wrote")
         if path.stat().st_size > largest:
             raise HubError(f"{where}: config.json has {path.stat().st_size:,} bytes, expected at most {largest:,}")
         content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)

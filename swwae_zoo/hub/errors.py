@@ -11,10 +11,13 @@ from urllib.parse import unquote
 from huggingface_hub import errors as hf
 from huggingface_hub import get_token
 
+from swwae_zoo.utils.text import printable
+
 __all__ = [
     "HubError",
     "Missing",
     "Unreachable",
+    "check_token",
     "explained",
     "is_passing",
     "place_of",
@@ -42,12 +45,33 @@ class Unreachable(HubError):
     """The Hub does not answer, or only with errors of its own."""
 
 
+def check_token(token: str | None) -> None:
+    """Refuses a token that no request can carry, before one is made: an error of the request would show it.
+
+    Args:
+        token: as given; None: the stored one, or HF_TOKEN.
+
+    Raises:
+        HubError: it holds white space, or characters that no token has.
+    """
+    what, given = ("token", token) if token is not None else ("the stored token (or HF_TOKEN)", get_token())
+    if given is None or re.fullmatch(r"[!-~]{1,1000}", given):
+        return
+    if not given or len(given) > 1000:
+        fault = f"{len(given):,} characters"
+    elif "\n" in given or "\r" in given:
+        fault = "a line break in it"
+    else:
+        fault = "white space in it" if re.search(r"\s", given) else "a character in it that no token has"
+    raise HubError(f"{what}: got one with {fault}, expected letters and digits such as hf_...: copy it again; {LOGIN}")
+
+
 def scrubbed(text: str, token: str | None = None) -> str:
-    """One line without tokens and without the query of an address, which can be a signature."""
+    """One printable line without tokens and without the query of an address, which can be a signature."""
     for secret in (token, get_token()):
         if secret:
             text = text.replace(secret, "<token>")
-    return _TOKEN.sub("<hidden>", " ".join(text.split()))
+    return printable(_TOKEN.sub("<hidden>", " ".join(text.split())), 1000)
 
 
 def chain(error: BaseException) -> Iterator[BaseException]:
@@ -131,6 +155,10 @@ def explained(error: BaseException, repo: str, revision: str | None = None, toke
     """
     if isinstance(error, HubError):
         return error
+    try:
+        check_token(token)
+    except HubError as wrong:
+        return wrong
     has_token = bool(token or get_token())
     status = status_of(error)
     causes = list(chain(error))

@@ -15,10 +15,11 @@ from torch import nn
 
 from swwae_zoo.hub.building import MAX_PARAMS, build_on_meta
 from swwae_zoo.hub.config import MAX_BYTES, ModelConfig, read_model_config
-from swwae_zoo.hub.errors import HubError, Missing, Unreachable, explained
+from swwae_zoo.hub.errors import HubError, Missing, Unreachable, check_token, explained
 from swwae_zoo.hub.progress import bar_of
 from swwae_zoo.hub.remote import CONFIG, WEIGHTS, Remote, attempts, cache_of, look_at, split_revision, store_ref
 from swwae_zoo.hub.verify import check_tensors, is_file_of, largest_file, sha256_of
+from swwae_zoo.utils.text import printable
 from swwae_zoo.version import __version__
 
 __all__ = ["Fetched", "Located", "Pulled", "fetch_file", "locate", "pull", "snapshots"]
@@ -126,7 +127,7 @@ def pull(
         try:
             unchanged = _copy(found.folder, target)
         except OSError as error:
-            raise explained(error, str(target), token=token) from error
+            raise explained(error, str(target), token=token) from None  # its request holds the token
     folder, cached = target or found.folder, found.remote is None
     return Pulled(repo, revision, found.commit, found.config.architecture, folder, cached, unchanged)
 
@@ -181,6 +182,7 @@ def fetch_file(repo: str, revision: str | None, name: str, cache_dir: str | Path
 
 
 def _look(repo: str, revision: str | None, token: str | None) -> Remote:
+    check_token(token)
     if constants.HF_HUB_OFFLINE:
         raise Unreachable(
             f"{repo}: HF_HUB_OFFLINE is set, and {repo} at {revision or 'main'!r} is not in the cache: "
@@ -191,7 +193,7 @@ def _look(repo: str, revision: str | None, token: str | None) -> Remote:
 
 def _pickles_in(remote: Remote) -> str:
     pickles = [name for name in remote.files if name.endswith(PICKLES)]
-    return f"; {pickles[0]} is a pickle, and pickles are not read" if pickles else ""
+    return f"; {printable(pickles[0], 100)} is a pickle, and pickles are not read" if pickles else ""
 
 
 def _check_size(remote: Remote, name: str, most: int, cache_dir: str | Path | None) -> None:
@@ -235,7 +237,7 @@ def _download(remote: Remote, name: str, token: str | None, cache_dir: str | Pat
                 return path
             _forget(path)
     except Exception as error:
-        raise explained(error, remote.repo, remote.commit[:8], token) from error
+        raise explained(error, remote.repo, remote.commit[:8], token) from None  # its request holds the token
     raise HubError(
         f"{remote.repo}: {name} came damaged twice (its bytes are not those that the Hub lists): "
         "nothing of it was kept; try again later"

@@ -95,7 +95,7 @@ def look_at(repo: str, revision: str | None = None, token: str | None = None) ->
             lambda: api_for(token).model_info(repo, revision=revision, files_metadata=True, timeout=TIMEOUT)
         )
     except Exception as error:
-        raise explained(error, repo, revision, token) from error
+        raise explained(error, repo, revision, token) from None  # its request holds the token
     files = {
         file.rfilename: RemoteFile(file.size or 0, file.lfs.sha256 if file.lfs else None, file.blob_id)
         for file in info.siblings or ()

@@ -35,6 +35,7 @@ from swwae_zoo.hub.verify import check_tensors
 from swwae_zoo.models._base import SWWAE
 from swwae_zoo.models._data_config import contrast_of
 from swwae_zoo.utils.checksums import check_sealed
+from swwae_zoo.utils.text import printable
 
 __all__ = [
     "ORGANISATION",
@@ -219,7 +220,8 @@ def _given_by_place(variant: str, pretrained: bool, source: str, given: Mapping[
     args = given.get("pretrained_model_args") or {}
     check = {"architecture": variant, "model_args": args, "pretrained_cfg": json.loads(json.dumps(plain))}
     limit = _limit_of(Path(place)) if local else MAX_PARAMS
-    return Saved(check_model_config(check, place, local), place, frozenset(), limit, None)
+    where = printable(place)
+    return Saved(check_model_config(check, where, local), where, frozenset(), limit, None)
 
 
 def how_to_train(variant: str) -> str:
@@ -245,9 +247,9 @@ def _resolved_cfg(variant: str, cfg: Any, overlay: dict[str, Any]) -> Any:
 
 def _in_folder(folder: Path, pretrained: bool) -> Saved:
     """A folder of the user's or of the package: safetensors or nothing."""
-    where = str(folder)
+    where = printable(folder)
     if pretrained and not (folder / WEIGHTS).is_file():
-        raise HubError(f"{folder} has no {WEIGHTS}: nothing else is loaded from a folder of ours, pickles least of all")
+        raise HubError(f"{where} has no {WEIGHTS}: nothing else is loaded from a folder of ours, pickles least of all")
     config = read_model_config(folder / CONFIG, where, local=True)
 
     def fetch(model: nn.Module, changed: bool) -> Path:
@@ -318,18 +320,21 @@ def verify_saved(folder: str | Path, model: nn.Module | None = None) -> None:
     """
     folder = Path(folder)
     try:
+        read_model_config(folder / CONFIG, local=True)
         again = create_model(f"local-dir:{folder}", pretrained=True)
     except (OSError, RuntimeError, TypeError, ValueError, LookupError, safetensors.SafetensorError) as error:
-        line = " ".join(str(error).split())
+        line = printable(" ".join(str(error).split()), 300)
         raise ValueError(
-            f"{folder} was saved but can't be loaded back, so the trained weights would be of no use: {line:.300}"
+            f"{printable(folder)} was saved but can't be loaded back, so the trained weights would be of no use: {line}"
         ) from error
     if model is None:
         return
     state = again.state_dict()
     for name, tensor in model.state_dict().items():
         if name not in state or not torch.equal(state[name], tensor.detach().cpu()):
-            raise ValueError(f"{folder} was saved but comes back with another {name}: the file system may be damaged")
+            raise ValueError(
+                f"{printable(folder)} was saved but comes back with another {name}: the file system may be damaged"
+            )
 
 
 # --- timm's own backbones -------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import nn
 from swwae_zoo.config import RunConfig, to_toml
 from swwae_zoo.publish.trained import Figure, Trained
 from swwae_zoo.training.trainer import lambdas_of
+from swwae_zoo.utils.text import markdown, printable
 
 __all__ = ["make_card"]
 
@@ -27,13 +29,14 @@ NAMES = {
 }
 TINY = re.compile("tiny[-_ ]?images", re.IGNORECASE)
 TINY_NOTE = """
-**Tiny Images.** The unlabelled images came from 80 Million Tiny Images, as in the paper. That set was withdrawn by its \
-authors in June 2020: it had been gathered by automatic search for the nouns of WordNet, among them derogatory terms, so \
-that it holds offensive labels and images, and its 32x32 pixels are too small and too many to check by hand. Its labels were \
-not used here, and none of its images is given on; what the weights took from them can't be taken out again. Don't use \
-these weights where that matters.
+**Tiny Images.** The unlabelled images came from 80 Million Tiny Images, as in the paper. That set was withdrawn by \
+its authors in June 2020: it had been gathered by automatic search for the nouns of WordNet, among them derogatory \
+terms, so that it holds offensive labels and images, and its 32x32 pixels are too small and too many to check by \
+hand. Its labels were not used here, and none of its images is given on; what the weights took from them can't be \
+taken out again. Don't use these weights where that matters.
 """
 HIDDEN = "..."  # where a path stood
+SHOWN = 20  # names of classes
 PAPER = """@article{zhao2015stacked,
   title   = {Stacked What-Where Auto-encoders},
   author  = {Zhao, Junbo and Mathieu, Michael and Goroshin, Ross and LeCun, Yann},
@@ -56,14 +59,18 @@ def make_card(trained: Trained, model: nn.Module, load_as: str, has_picture: boo
     uses_tiny = bool(TINY.search(f"{trained.config.data} {trained.config.unlabeled}"))
     sets = [spec.partition(":")[0] for spec in (data.data, data.unlabeled) if spec.partition(":")[0] in NAMES]
     wrapped = not hasattr(model, "notation")
-    licence = model.pretrained_cfg.get("license") or "mit"  # a wrapped backbone brings its own
+    net: Any = model
+    licence = printable(net.pretrained_cfg.get("license") or "mit", 100)  # a wrapped backbone brings its own
     options = (
-        "`num_classes`, `in_chans` and `features_only` can be changed on the way; `model.backbone` is the plain backbone."
+        "`num_classes`, `in_chans` and `features_only` can be changed on the way; "
+        "`model.backbone` is the plain backbone."
         if wrapped
         else ("`num_classes`, `in_chans`, `features_only` and `unpool` can be changed on the way.")
     )
     licences = (
-        "Code and weights: MIT." if licence == "mit" else f"Code: MIT. Weights: {licence}, as those of the backbone."
+        "Code and weights: MIT."
+        if licence == "mit"
+        else f"Code: MIT. Weights: {markdown(licence)}, as those of the backbone."
     )
     head = ModelCardData(
         license=licence,
@@ -77,9 +84,9 @@ def make_card(trained: Trained, model: nn.Module, load_as: str, has_picture: boo
     body = [
         f"# {short}",
         "",
-        "A Stacked What-Where Auto-Encoder ([arXiv:1506.02351](https://arxiv.org/abs/1506.02351)): a convnet whose pooling "
-        "keeps the *what* (the maximum) for the classifier and the *where* (its position) for a mirrored decoder, so that one "
-        "net learns from labelled and unlabelled images.",
+        "A Stacked What-Where Auto-Encoder ([arXiv:1506.02351](https://arxiv.org/abs/1506.02351)): a convnet whose "
+        "pooling keeps the *what* (the maximum) for the classifier and the *where* (its position) for a mirrored "
+        "decoder, so that one net learns from labelled and unlabelled images.",
         "",
         "## Load",
         "",
@@ -124,8 +131,8 @@ def make_card(trained: Trained, model: nn.Module, load_as: str, has_picture: boo
         "## Use and limits",
         "",
         "Made for research on semi-supervised learning and as features for small images like those it was trained on. "
-        "It knows the classes of its data set and nothing else, says nothing of images of another kind, and was not tested for "
-        "robustness, calibration or fairness. The figures above are all that was measured.",
+        "It knows the classes of its data set and nothing else, says nothing of images of another kind, and was not "
+        "tested for robustness, calibration or fairness. The figures above are all that was measured.",
         *_untrained(data),
         "",
         "## Licence",
@@ -154,7 +161,7 @@ def _without_paths(config: RunConfig) -> RunConfig:
         return (f"{kind}:{HIDDEN}" if colon else HIDDEN) if is_path else spec
 
     args = {
-        name: bare(value) if name in ("backbone", "backbone_checkpoint") else value
+        name: bare(str(value)) if name in ("backbone", "backbone_checkpoint") else value
         for name, value in config.model_args.items()
     }
     return replace(
@@ -172,7 +179,8 @@ def _without_paths(config: RunConfig) -> RunConfig:
 def _name(spec: str) -> str:
     kind, _, option = spec.partition(":")
     own = {"folder": "a folder of own images", "npz": "an own file of images", "parquet": "own files of images"}
-    return own.get(kind) or NAMES.get(kind, kind) + (f" ({option})" if option and option != HIDDEN else "")
+    shown = f" ({markdown(option, 100)})" if option and option != HIDDEN else ""
+    return own.get(kind) or NAMES.get(kind, markdown(kind, 100)) + shown
 
 
 def _labels(config: RunConfig) -> str:
@@ -190,26 +198,40 @@ def _contrast(config: RunConfig) -> list[str]:
 
 
 def _architecture(model: nn.Module, config: RunConfig) -> list[str]:
-    size = "x".join(map(str, model.pretrained_cfg["input_size"]))
+    net: Any = model
+    size = "x".join(map(str, net.pretrained_cfg["input_size"]))
     params = sum(parameter.numel() for parameter in model.parameters())
-    decoder = (
-        sum(parameter.numel() for parameter in model.decoder.parameters())
-        if getattr(model, "decoder", None) is not None
-        else 0
-    )
+    unused: Any = getattr(model, "decoder", None)
+    decoder = 0 if unused is None else sum(parameter.numel() for parameter in unused.parameters())
     kind = (
-        f"`{model.notation}`, in the paper's notation"
+        f"`{net.notation}`, in the paper's notation"
         if hasattr(model, "notation")
-        else f"a wrapped timm backbone, `{model.text}`"
+        else f"a wrapped timm backbone, `{_code(net.text)}`"
     )
     args = ", ".join(
-        f"{name} = {value!r}" for name, value in config.model_args.items() if name not in ("notation", "backbone")
+        f"{name} = {markdown(repr(value), 100)}"
+        for name, value in config.model_args.items()
+        if name not in ("notation", "backbone")
     )
     return [
         f"- Architecture: {kind}" + (f"; {args}" if args else ""),
-        f"- Registered as: `{config.model.partition('.')[0]}`; input {size}; {model.num_classes} classes",
-        f"- Parameters: {params - decoder:,} in encoder and classifier, {decoder:,} in the decoder, which classifying does without",
+        f"- Registered as: `{_code(config.model.partition('.')[0])}`; input {size}; {net.num_classes} classes"
+        + _classes(net.pretrained_cfg.get("label_names") or ()),
+        f"- Parameters: {params - decoder:,} in encoder and classifier, {decoder:,} in the decoder, which classifying "
+        "does without",
     ]
+
+
+def _classes(names: Sequence[str]) -> str:
+    """Their names, where they are more than numbers."""
+    if not names or all(name.isdigit() for name in names):
+        return ""
+    return ": " + ", ".join(markdown(name, 50) for name in names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+
+
+def _code(text: str) -> str:
+    """Text for a code span, in which nothing can be escaped."""
+    return printable(text).replace("`", "'")
 
 
 def _untrained(config: RunConfig) -> list[str]:
@@ -223,48 +245,50 @@ def _untrained(config: RunConfig) -> list[str]:
 
 
 def _lambdas(config: RunConfig) -> str:
-    """The weights of the paper's terms, and of others that are not 0: "λ_NLL = 1, λ_L2rec = 20, λ_L2M = 1, λ_L1 = 0.3"."""
+    """The weights of the paper's terms, and of others that are not 0: "λ_NLL = 1, λ_L2rec = 20, λ_L2M = 1"."""
     names = {"nll": "NLL", "rec": "L2rec", "middle": "L2M", "l1": "L1"}
     weights = {
         name: weight for name, weight in lambdas_of(config).items() if weight or name in ("nll", "rec", "middle")
     }
-    return ", ".join(
-        f"λ_{names.get(name, name)} = {', '.join(f'{part:g}' for part in (weight if isinstance(weight, tuple) else [weight]))}"
+    shown = {
+        name: ", ".join(f"{part:g}" for part in (weight if isinstance(weight, tuple) else [weight]))
         for name, weight in weights.items()
-    )
+    }
+    return ", ".join(f"λ_{names.get(name, name)} = {text}" for name, text in shown.items())
 
 
 def _training(trained: Trained, config: RunConfig) -> list[str]:
     versions = trained.provenance.get("versions", {})
     machine = trained.provenance.get("machine", {})
-    where = machine.get("gpu") or machine.get("processor")
+    where = markdown(machine.get("gpu") or machine.get("processor") or "", 100)
     unlabeled = {"same": "the images of the training set", "none": "none"}.get(config.unlabeled) or _name(
         config.unlabeled
     )
     commit = trained.provenance.get("commit")
     recipe = to_toml(_without_paths(trained.recipe)).strip()
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", recipe)), default=0))
     with_versions = ", ".join(
-        f"{name} {versions[name]}" for name in ("swwae_zoo", "torch", "timm") if versions.get(name)
+        f"{name} {markdown(versions[name], 50)}" for name in ("swwae_zoo", "torch", "timm") if versions.get(name)
     )
     return [
-        f"- Data: {_name(config.data)}, {_labels(config)}, class-balanced and drawn by the seed; unlabelled: {unlabeled}; "
-        f"{config.num_val:,} training images held out for validation",
+        f"- Data: {_name(config.data)}, {_labels(config)}, class-balanced and drawn by the seed; "
+        f"unlabelled: {unlabeled}; {config.num_val:,} training images held out for validation",
         *(["- Started from the weights of another run"] if config.init else []),
         f"- Losses: {_lambdas(config)} (equation 1 of the paper)"
         + ("; this is the twin, the plain convnet" if trained.is_twin else ""),
         f"- Seed of these weights: {config.seed}; all seeds: {', '.join(map(str, trained.seeds))}",
-        f"- {trained.result.get('steps', '?'):,} steps, {trained.result.get('seconds', 0):,.0f} s"
+        f"- {trained.result.get('steps') or 0:,} steps, {trained.result.get('seconds') or 0:,.0f} s"
         + (f" on {where}" if where else "")
         + (f"; {with_versions}" if with_versions else "")
-        + (f"; commit `{commit}`" if commit else ""),
+        + (f"; commit `{_code(commit)}`" if commit else ""),
         "",
         "<details><summary>The whole recipe: save it as recipe.toml"
         + (", with your own path for the <code>...</code>," if HIDDEN in recipe else "")
         + " and run <code>swwae train --recipe recipe.toml</code></summary>",
         "",
-        "```toml",
+        f"{fence}toml",
         recipe,
-        "```",
+        fence,
         "",
         "</details>",
     ]
@@ -302,7 +326,10 @@ def _results(trained: Trained) -> list[str]:
     if count > 1 and isinstance(value, (int, float)):
         these = f" These weights (seed {trained.config.seed}): {keys[0][1]} {value:.{keys[0][2]}f}{keys[0][3]}."
     if not trained.is_last:
-        these += " They were chosen by validation error, which is too good for that reason; their test error was not measured."
+        these += (
+            " They were chosen by validation error, which is too good for that reason; "
+            "their test error was not measured."
+        )
     return [f"{how}{these}", "", f"| | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|", *rows]
 
 

@@ -21,7 +21,7 @@ from swwae_zoo.hub.verify import Sums, sums_of
 from swwae_zoo.models._data_config import contrast_of, set_contrast
 from swwae_zoo.publish.card import make_card
 from swwae_zoo.publish.trained import Trained
-from swwae_zoo.utils.checksums import save_sealed
+from swwae_zoo.utils.checksums import check_sealed, save_sealed
 
 __all__ = ["CARD", "PICTURE", "Built", "build_folder"]
 
@@ -48,6 +48,7 @@ def build_folder(trained: Trained, folder: Path, load_as: str) -> Built:
         ValueError: the run's weights can't be loaded, or don't come back as they are.
     """
     config = read_model_config(trained.folder / CONFIG)
+    check_sealed(trained.folder / WEIGHTS, (trained.folder / CONFIG).read_bytes())
     _copy_model(trained.folder, trained.config.contrast, folder)
     with ThreadPoolExecutor(1) as other:
         weights = other.submit(sums_of, folder / WEIGHTS)  # takes as long as loading

@@ -2,9 +2,9 @@
 
     python -m swwae_zoo.publish.package RUN TAG        # e.g. runs/mnist-100 mnist_100
 
-makes swwae_zoo/weights/MODEL.TAG/ with the same files that a push sends (weights as they were evaluated, fp32; config.json;
-card; picture).  From then on `timm.create_model("MODEL.TAG", pretrained=True)` finds them, and the first tag of a model
-is what its bare name means.
+makes swwae_zoo/weights/MODEL.TAG/ with the same files that a push sends (weights as they were evaluated, fp32;
+config.json; card; picture).  From then on `timm.create_model("MODEL.TAG", pretrained=True)` finds them, and the first
+tag of a model is what its bare name means.
 """
 
 from __future__ import annotations

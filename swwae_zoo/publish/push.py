@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from huggingface_hub import CommitOperationAdd, HfApi, get_token
 
-from swwae_zoo.hub.errors import HubError, Missing, explained, is_passing, status_of
+from swwae_zoo.hub.errors import HubError, Missing, check_token, explained, is_passing, status_of
 from swwae_zoo.hub.remote import Remote, api_for, attempts, is_revision, look_at, split_revision
 from swwae_zoo.hub.verify import Sums
 from swwae_zoo.models import swwae as _registers_the_models  # noqa: F401
@@ -60,7 +60,7 @@ def push(
     Args:
         run: a run directory of `swwae train`, a round of it, or its best/ or last/ (see `find_trained`).
         repo: ORG/NAME; made if it is not there.
-        private: see that nobody else can see it; otherwise an existing repository stays as visible as it is.
+        private: make the repository private; otherwise an existing one stays as visible as it is.
         revision: the branch; made if it is not there.
         tag: a name for the commit. One that names another commit is left alone, and is an error.
         message: of the commit.
@@ -70,9 +70,10 @@ def push(
         token: by default the stored one, or HF_TOKEN.
 
     Raises:
-        ValueError: the run can't be pushed, or `HubError`: the Hub did not take it. Run it again to go on where it stopped:
-            files that have arrived are not sent again.
+        ValueError: the run can't be pushed, or `HubError`: the Hub did not take it. Run it again to go on where it
+            stopped: files that have arrived are not sent again.
     """
+    check_token(token)
     name, at = split_revision(repo)
     if at is not None:
         raise HubError(f"got {repo!r}: name the branch with --revision {at}")
@@ -89,13 +90,11 @@ def push(
             made = Pushed(name, revision, None, None, "dry run", None, tag, built.sums, card)
             if dry_run:
                 return made
-            title = (
-                message
-                or f"{built.architecture}: {trained.config.data.partition(':')[0]}, {trained.config.num_labels or 'all'} labels"
-            )
+            data, labels = trained.config.data.partition(":")[0], trained.config.num_labels or "all"
+            title = message or f"{built.architecture}: {data}, {labels} labels"
             return _send(made, built, private, title, create_pr, token)
     except OSError as error:
-        raise explained(error, name, revision, token) from error
+        raise explained(error, name, revision, token) from None  # its request holds the token
 
 
 def _send(made: Pushed, built: Built, private: bool, title: str, create_pr: bool, token: str | None) -> Pushed:
@@ -118,7 +117,7 @@ def _send(made: Pushed, built: Built, private: bool, title: str, create_pr: bool
             raise HubError(f"{repo}: commit {commit[:8]} does not hold the files that were sent: push again")
         _put_tag(api, made, commit, None)
     except Exception as error:
-        raise explained(error, repo, revision, token) from error
+        raise explained(error, repo, revision, token) from None  # its request holds the token
     return made._replace(commit=commit, url=url, status="pushed", private=after.private)
 
 
@@ -175,15 +174,16 @@ def _commit(
             if _is_there(now, built) and not create_pr:
                 return now.commit, _url(api, repo, now.commit)  # made, and only its answer was lost
             raise HubError(
-                f"{repo}: {revision} was moved by another push meanwhile (it is at {now.commit[:8]}): nothing was overwritten; "
-                "look at what is there, and push again"
-            ) from error
+                f"{repo}: {revision} was moved by another push meanwhile (it is at {now.commit[:8]}): "
+                "nothing was overwritten; look at what is there, and push again"
+            ) from None
         if not unsure:
             raise
         if create_pr:
             raise HubError(
-                f"{repo}: the connection broke, and the pull request may have been opened: look at its page before trying again"
-            ) from error
+                f"{repo}: the connection broke, and the pull request may have been opened: "
+                "look at its page before trying again"
+            ) from None
     return attempts(send)
 
 

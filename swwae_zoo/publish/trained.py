@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import json
+import math
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from swwae_zoo.analysis.load import WEIGHTS
-from swwae_zoo.config import RunConfig, read_recipe
+from swwae_zoo.analysis.load import WEIGHTS, recipe_of
+from swwae_zoo.config import RunConfig
 from swwae_zoo.hub.verify import sha256_of
+from swwae_zoo.utils.json_files import read_json
+from swwae_zoo.utils.text import printable
 
 __all__ = ["Figure", "Trained", "find_trained"]
+
+# Keys of result.json that are numbers, or null where nothing was measured.
+FIGURES = ("steps", "seconds", "val_error", "best_val_error", "best_step", "test_error", "test_rec", "seed")
 
 
 class Figure(NamedTuple):
@@ -67,12 +72,12 @@ class Trained(NamedTuple):
     def figure(self, key: str, twin: bool = False) -> Figure | None:
         """A key of the results over the rounds like this one, or over their twins; None where one lacks it."""
         values = [result.get(key) for result in self.results if bool(result.get("twin")) == (twin or self.is_twin)]
-        fits = values and all(isinstance(value, (int, float)) for value in values)
-        return Figure(tuple(map(float, values))) if fits else None
+        numbers = tuple(float(value) for value in values if isinstance(value, (int, float)))
+        return Figure(numbers) if numbers and len(numbers) == len(values) else None
 
     @property
     def seeds(self) -> list[int]:
-        return [result["seed"] for result in self.results if bool(result.get("twin")) == self.is_twin]
+        return [result.get("seed", 0) for result in self.results if bool(result.get("twin")) == self.is_twin]
 
 
 def find_trained(run: str | Path, weights: str | None = None) -> Trained:
@@ -95,22 +100,25 @@ def find_trained(run: str | Path, weights: str | None = None) -> Trained:
     home = _chosen(rounds) if rounds else run
     if not (home / "config.toml").is_file():
         raise ValueError(f"{run} holds no run: expected the folder that `swwae train` wrote, with config.toml in it")
-    result = _json(home / "result.json")
+    result = _numbers(home / "result.json")
     if not result:
         raise ValueError(
-            f"{home} is not finished (it has no result.json): go on with `swwae train --resume --out {run}`"
+            f"{printable(home)} is not finished (it has no result.json): "
+            f"go on with `swwae train --resume --out {printable(run)}`"
         )
-    folder, config = home / (weights or "last"), read_recipe(home / "config.toml")
+    folder, config = home / (weights or "last"), recipe_of(home)
     for name in ("config.json", "model.safetensors"):
         if not (folder / name).is_file():
             raise ValueError(f"{folder} has no {name}: give another run")
     above = home.parent
-    among = _json(above / "results.json") or [] if home.name.startswith("seed") else []
+    among = _json(above / "results.json", list) or [] if home.name.startswith("seed") else []
+    for entry in among:
+        _check_numbers(entry, above / "results.json")
     is_twin = home.name.endswith("-twin")
     known = any(entry.get("seed") == config.seed and bool(entry.get("twin")) == is_twin for entry in among)
-    recipe = read_recipe(above / "config.toml") if known and (above / "config.toml").is_file() else config
+    recipe = recipe_of(above) if known and (above / "config.toml").is_file() else config
     results = among if known else [{**result, "seed": config.seed, "twin": is_twin}]
-    return Trained(folder, home, config, recipe, _json(home / "run.json") or {}, result, results, is_twin)
+    return Trained(folder, home, config, recipe, _provenance(home / "run.json"), result, results, is_twin)
 
 
 def _chosen(rounds: Sequence[Path]) -> Path:
@@ -119,16 +127,42 @@ def _chosen(rounds: Sequence[Path]) -> Path:
         raise ValueError(
             f"{rounds[0].parent} has no finished round: go on with `swwae train --resume --out {rounds[0].parent}`"
         )
-    errors = [(_json(home / "result.json") or {}).get("val_error") for home in finished]
-    if any(error is None for error in errors):
-        return finished[0]
-    return finished[errors.index(min(errors))]
+    errors = [(_numbers(home / "result.json") or {}).get("val_error") for home in finished]
+    known = [error for error in errors if error is not None]
+    return finished[errors.index(min(known))] if len(known) == len(errors) else finished[0]
 
 
-def _json(path: Path) -> Any:
-    if not path.is_file():
-        return None
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is no valid JSON: {error}") from None
+def _json(path: Path, kind: type = dict) -> Any:
+    return read_json(path, kind, "`swwae train` writes it; take the run from a copy, or train it again")
+
+
+def _numbers(path: Path) -> dict[str, Any] | None:
+    """result.json, whose figures are numbers or null."""
+    content = _json(path)
+    return None if content is None else _check_numbers(content, path)
+
+
+def _check_numbers(content: dict[str, Any], path: Path) -> dict[str, Any]:
+    for key in FIGURES:
+        value = content.get(key)
+        if value is not None and (type(value) not in (int, float) or not math.isfinite(value)):
+            raise ValueError(
+                f"{printable(path)} says {key} = {printable(repr(value), 50)}, expected a number: "
+                "take the run from a copy, or train it again"
+            )
+    return content
+
+
+def _provenance(path: Path) -> dict[str, Any]:
+    """run.json: its tables are tables, and what is in them is printable."""
+    content = _json(path) or {}
+    found: dict[str, Any] = {"commit": content.get("commit") and printable(content["commit"], 100)}
+    for key in ("versions", "machine"):
+        table = content.get(key) or {}
+        if not isinstance(table, dict):
+            raise ValueError(
+                f"{printable(path)} says {key} = {printable(repr(table), 50)}, expected a table: "
+                "take the run from a copy, or leave the file out"
+            )
+        found[key] = {name: value and printable(value, 100) for name, value in table.items()}
+    return found

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import yaml
 from hub_server.fixtures import make_run
 from huggingface_hub import ModelCard
@@ -12,6 +13,7 @@ from huggingface_hub import ModelCard
 import swwae_zoo
 from swwae_zoo.config import read_recipe, to_toml
 from swwae_zoo.publish.trained import Figure, find_trained
+from swwae_zoo.utils.checksums import save_sealed
 
 
 def card_of(run: Path, **how: str) -> str:
@@ -67,10 +69,10 @@ def test_one_round_of_several_knows_the_others(rounds: Path) -> None:
 def test_best_has_no_test_error(rounds: Path) -> None:
     """The test error is the last model's."""
     best = rounds / "seed0" / "best" / "model.safetensors"
-    content = bytearray(best.read_bytes())
-    content[-1] ^= 1
+    tensors = safetensors.torch.load_file(best)
+    tensors["head.fc.bias"] += 1
     best.unlink()  # it is last's, by another name
-    best.write_bytes(bytes(content))
+    save_sealed(tensors, best, best.with_name("config.json").read_bytes())
     card = card_of(rounds / "seed0", weights="best")
     assert "test error" not in card.partition("## Results")[2].partition("\n|")[2] and "validation error | 7.00" in card
     assert ModelCard(card).data.eval_results is None and "their test error was not measured" in card

@@ -57,7 +57,7 @@ def __dir__() -> list[str]:
 
 
 class _RegisterModels(MetaPathFinder):
-    """Imports `swwae_zoo.models`, which registers them, once timm or a part of this package that needs it is imported."""
+    """Imports `swwae_zoo.models`, which registers them, once timm or a part that needs it is imported."""
 
     WITHOUT_TIMM = frozenset(
         f"swwae_zoo.{name}"

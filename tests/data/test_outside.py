@@ -182,7 +182,7 @@ else:
 assert load_images("folder:{tmp_path}", "unlabeled", img_size=32, in_chans=1).images.min() == 156
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) < 200, done.stdout  # MiB; the decoded image alone has 31
 

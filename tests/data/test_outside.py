@@ -162,12 +162,12 @@ def test_a_zip_bomb_is_never_in_memory(tmp_path, monkeypatch):
 
 
 def test_one_number_takes_no_memory(tmp_path):
-    """A label of 50,000,000 took 3 GB, and a small file of 16 bits 3.6 GB: both within 1.5 GB of address space more."""
+    """A label of 50,000,000 took 3 GB, and a small file of 16 bits thirty times what its pixels take."""
     from PIL import Image
 
     npz(tmp_path / "set.npz", images=PIXELS, labels=np.array([0, 1, 50_000_000]))
     (tmp_path / "c").mkdir()
-    Image.new("I;16", (8000, 8000), 40_000).save(tmp_path / "c" / "a.png")
+    Image.new("I;16", (4000, 4000), 40_000).save(tmp_path / "c" / "a.png")
     code = f"""
 import resource, sys
 from swwae_zoo.data import load_images
@@ -182,9 +182,9 @@ else:
 assert load_images("folder:{tmp_path}", "unlabeled", img_size=32, in_chans=1).images.min() == 156
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert float(done.stdout) < 500, done.stdout  # MiB; the decoded image alone has 122
+    assert float(done.stdout) < 200, done.stdout  # MiB; the decoded image alone has 31
 
 
 def test_numbers_in_lists_of_exclusions(tmp_path):

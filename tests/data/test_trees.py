@@ -38,7 +38,8 @@ def tree(tmp_path):
 # ---- links and special files
 
 
-def test_a_link_upwards_adds_nothing(tree):
+def test_a_link_upwards_adds_nothing(tree, tmp_path):
+    draw(tmp_path / "beside" / "9.png", 90)
     (tree / "train" / "a" / "up").symlink_to("..")
     (tree / "train" / "b" / "further").symlink_to("../../..")
     (tree / "train" / "b" / "self").symlink_to(".")

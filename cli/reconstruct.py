@@ -39,5 +39,6 @@ def reconstruct(
         return
     typer.echo(
         f"{printable(out)}: {len(images)} image{'s' * (len(images) != 1)}; "
-        f"mean square error {losses['what_where']:.5f} from what and where, {losses['what_alone']:.5f} from the what alone"
+        f"mean square error {losses['what_where']:.5f} from what and where, "
+        f"{losses['what_alone']:.5f} from the what alone"
     )

@@ -15,9 +15,9 @@ __all__ = ["bar_of", "quiet_unless_terminal"]
 
 
 def bar_of(name: str) -> dict[str, Any]:
-    """For `hf_hub_download`: a bar that bears the file's name.
+    """For `hf_hub_download`: a progress bar labelled with the file's name.
 
-    The client's own bears the end of the address, with its signature, where the server tells no name.
+    The client's own is labelled with the end of the address, signature included, where the server sends no name.
     """
 
     class Bar(tqdm):

@@ -14,6 +14,7 @@ import timm
 import torch
 from torch import nn
 
+from swwae_zoo.hub.building import MAX_PARAMS
 from swwae_zoo.hub.config import read_model_config
 from swwae_zoo.hub.errors import HubError
 from swwae_zoo.hub.remote import CONFIG, WEIGHTS
@@ -53,6 +54,11 @@ def build_folder(trained: Trained, folder: Path, load_as: str) -> Built:
     with ThreadPoolExecutor(1) as other:
         weights = other.submit(sums_of, folder / WEIGHTS)  # takes as long as loading
         model = _load_back(folder, trained.folder / WEIGHTS)
+    params = sum(parameter.numel() for parameter in model.parameters())
+    if params > MAX_PARAMS:
+        raise HubError(
+            f"{trained.folder} holds {params:,} parameters, expected at most {MAX_PARAMS:,}: a pull would refuse it"
+        )
     has_picture = (trained.home / PICTURE).is_file() and trained.is_last  # it shows the last model
     if has_picture:
         shutil.copyfile(trained.home / PICTURE, folder / PICTURE)

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from swwae_zoo.bench import BenchSettings, Step
-from swwae_zoo.data import ImageSet, IndexStream, Preprocess, StreamedImages, load_images
+from swwae_zoo.data import Augmentation, ImageSet, IndexStream, Preprocess, RandomView, StreamedImages, load_images
 from swwae_zoo.utils.provenance import provenance
 
 
@@ -32,7 +32,7 @@ def main():
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     step = Step("swwae", args.model, {}, BenchSettings(args.batch_size, args.device, args.amp))
-    prepare = Preprocess(32, mean=0.5, std=0.25, translate=2, mirror=True)
+    prepare, view = Preprocess(32, mean=0.5, std=0.25), RandomView(Augmentation(shift=2, mirror=True), (32, 32))
 
     def synchronize():
         if args.device.type == "cuda":
@@ -59,7 +59,8 @@ def main():
                 batch, _ = images.batch(streams[name].next())
                 synchronize()
                 marks.append(time.perf_counter())
-                step.images = prepare(batch, train=True, generator=random).contiguous(memory_format=torch.channels_last)
+                views = prepare.normalise(view(prepare.fit(batch), random))
+                step.images = views.contiguous(memory_format=torch.channels_last)
                 synchronize()
                 marks.append(time.perf_counter())
                 step()

@@ -3,7 +3,8 @@
     python examples/swwae_in_one_file.py [STEPS]
 
 Trains a small convnet on 50 labelled digits of scikit-learn's: alone, and with a decoder that reconstructs 1,247 digits
-without labels as well. Prints both test errors for three sets of labels, in about 20 seconds on one core.
+without labels as well. Prints both test errors for three sets of labels, after half a minute on one core. On these tiny
+images they are equal within their spread; in recipes/mnist_nodrop.toml reconstruction takes off 4 points of 13.
 
 Shapes: B images, C channels, H x W pixels, and h x w values after pooling, with H = 2 h and W = 2 w.
 """

@@ -9,7 +9,6 @@ from typing import Any
 
 from timm.models import group_parameters
 from timm.optim import param_groups_layer_decay, param_groups_weight_decay
-from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from swwae_zoo.models._base import SWWAE
@@ -46,12 +45,12 @@ def freeze(model: SWWAE, stages: int = 0, norm_eval: bool = False) -> None:
         frozen = any(f"{name}.{own}" in names for own, _ in module.named_parameters(recurse=False))
         if in_encoder and (norm_eval or frozen):
             stilled.append(module)
-    model._stilled = tuple(stilled)
+    object.__setattr__(model, "_stilled", tuple(stilled))  # no submodules of their own
     model.train(model.training)
 
 
 def parameter_groups(
-    model: nn.Module, weight_decay: float, lr: float, lr_encoder: float = 0.0, layer_decay: float = 1.0
+    model: Any, weight_decay: float, lr: float, lr_encoder: float = 0.0, layer_decay: float = 1.0
 ) -> list[dict[str, Any]]:
     """Groups for timm's optimisers: no decay of biases and norms, and "lr_scale" for timm's schedulers.
 
@@ -81,7 +80,7 @@ def parameter_groups(
     return split
 
 
-def _layers(model: nn.Module, coarse: bool) -> dict[str, int]:
+def _layers(model: Any, coarse: bool) -> dict[str, int]:
     """Name of each parameter -> its layer, 0 nearest to the image."""
     found: dict[str, int] = {}
     for layer, names in enumerate(group_parameters(model, model.group_matcher(coarse=coarse)).items()):

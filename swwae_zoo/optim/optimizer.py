@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from typing import Any
 
 from timm.optim import create_optimizer_v2, get_optimizer_info, list_optimizers
 from timm.scheduler import create_scheduler_v2
@@ -24,15 +25,15 @@ def create_optimizer(config: RunConfig, model: nn.Module) -> Optimizer:
     Raises:
         ValueError: no such optimiser (with the nearest), or one that does not take what the recipe gives.
     """
-    names = list_optimizers()
+    names = [str(name) for name in list_optimizers()]
     if config.opt.lower().removeprefix("lookahead_") not in names:
         near = difflib.get_close_matches(config.opt.lower(), names, n=1)
         hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(names)}"
         raise ValueError(f"opt: got {config.opt!r}, no optimiser of timm's; {hint}")
     if config.opt_betas and not get_optimizer_info(config.opt.lower().removeprefix("lookahead_")).has_betas:
         raise ValueError(f"opt_betas: got {config.opt_betas}, but {config.opt} has none: leave them out")
-    betas = {"betas": tuple(config.opt_betas)} if config.opt_betas else {}
-    fused = {"fused": True} if config.opt.lower() in FUSED else {}
+    betas: dict[str, Any] = {"betas": tuple(config.opt_betas)} if config.opt_betas else {}
+    fused: dict[str, Any] = {"fused": True} if config.opt.lower() in FUSED else {}
     try:
         groups = model  # timm's own grouping, unless learning rates differ
         if config.lr_encoder or config.layer_decay < 1:
@@ -67,7 +68,7 @@ def create_scheduler(config: RunConfig, optimizer: Optimizer, steps: int) -> Sch
     warmup = config.warmup_steps if config.warmup_steps >= 0 else steps // 20
     if warmup >= steps:
         raise ValueError(f"warmup_steps: got {warmup}, expected fewer than the run's {steps} steps")
-    return create_scheduler_v2(
+    scheduler, _ = create_scheduler_v2(
         optimizer,
         sched=config.sched,
         num_epochs=steps - warmup,
@@ -77,4 +78,6 @@ def create_scheduler(config: RunConfig, optimizer: Optimizer, steps: int) -> Sch
         warmup_prefix=True,
         step_on_epochs=False,
         updates_per_epoch=1,
-    )[0]
+    )
+    assert isinstance(scheduler, Scheduler), config.sched
+    return scheduler

@@ -104,7 +104,8 @@ class SWWAETask(TrainingTask):
 
     def _run(self, input: Tensor, target: Tensor, weak: Tensor | None) -> Step:
         """What the active terms need, and no more."""
-        model, needs, labeled = self.trainable_module, self.lambdas.needs, target.shape[0]
+        model: Any = self.trainable_module
+        needs, labeled = self.lambdas.needs, target.shape[0]
         if not self.uses_unlabeled:
             return Step(model(input), target, input, options=self.options)
         encoding = model.forward_encoder(input) if "encoding" in needs else None
@@ -128,7 +129,7 @@ class SWWAETask(TrainingTask):
     @torch.no_grad()
     def _teach(self, weak: Tensor, encode: bool) -> tuple[Tensor, Any]:
         """The teacher's logits (U, num_classes) and, if asked for, its encoding: evaluation mode, no gradient."""
-        ema = self.get_trainable_module(ema=True)
+        ema: Any = self.get_trainable_module(ema=True)
         if ema is None:
             raise ValueError(
                 "a term needs a teacher, the moving average of the weights: call setup_ema, or give --ema 0.99"

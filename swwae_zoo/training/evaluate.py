@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -50,7 +51,7 @@ def classification_error(
 
 @torch.inference_mode()
 def mean_reconstruction_loss(
-    model: nn.Module,
+    model: Any,
     images: Images,
     prepare: Callable[[Tensor], Tensor],
     autocast: Autocast,

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from swwae_zoo.config import RunConfig, read_recipe, without_lambdas
+from swwae_zoo.data import Splits
 from swwae_zoo.models import swwae as _registers_the_models  # noqa: F401
 from swwae_zoo.training.build import build_model, input_shape, resolve_device, splits_of
 from swwae_zoo.training.progress import Progress
@@ -83,15 +84,18 @@ def _train_rounds(
     root = directory_of(out)
     runs = runs_of(config)
     results: list[dict[str, Any]] = []
-    progress, splits, seed = Progress(quiet=not world.first), None, None
+    progress, seed = Progress(quiet=not world.first), None
+    splits: Splits | None = None
     for run, twin in runs:
         if run.seed != seed:
             splits = None  # this round's images first make room for the next's
             with world.one_per_machine_first():
-                splits = splits_of(run, shape)
-            splits, seed = splits.to(device, unlabeled=lambdas_of(run).uses_unlabeled), run.seed
+                read = splits_of(run, shape)
+            splits, seed = read.to(device, unlabeled=lambdas_of(run).uses_unlabeled), run.seed
+            del read
             for note in splits.notes:
                 progress.say(note)
+        assert splits is not None
         directory = root if len(runs) == 1 else directory_of(run.out)
         trainer = Trainer(run, build_model(run, splits.num_classes, world), splits, directory, device, progress, world)
         if not results:  # all that can be wrong with the input is known by now

@@ -200,7 +200,7 @@ class RunDirectory:
         folder.mkdir(exist_ok=True)
         if not (folder / "config.json").exists():  # it says what to build, which does not change within a run
             with atomic_write(folder / "config.json") as part:
-                save_config_for_hf(model, part)
+                save_config_for_hf(model, str(part))
         tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
         with atomic_write(folder / "model.safetensors") as part:
             save_sealed(tensors, part, (folder / "config.json").read_bytes())

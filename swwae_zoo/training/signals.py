@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 __all__ = ["Interrupt", "Stopped"]
 
@@ -35,7 +36,7 @@ class Interrupt:
         self.advice, self.patient = advice, patient
         self.signal_number = 0
         self._deferred = False
-        self._previous: dict[int, object] = {}
+        self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> Interrupt:
         if threading.current_thread() is threading.main_thread():

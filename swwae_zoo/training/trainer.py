@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -98,11 +98,10 @@ class Trainer:
         self.world = world
         self.autocast = Autocast(config.amp, device)
         if config.sync_bn and world.size > 1:
-            model = with_sync_batch_norm(model, device, config.compile)
+            model = cast(SWWAE, with_sync_batch_norm(model, device, config.compile))
             freeze(model, config.freeze_stages, config.norm_eval)  # the norms are other modules now
-        self.model = model.to(
-            device, memory_format=torch.channels_last if config.channels_last else torch.contiguous_format
-        )
+        layout = torch.channels_last if config.channels_last else torch.contiguous_format
+        self.model: SWWAE = model.to(device=device, memory_format=layout)  # pyright: ignore[reportCallIssue]
         self.lambdas = lambdas_of(config)
         self._set_data(splits)
         self._set_task()
@@ -181,6 +180,7 @@ class Trainer:
         """
         share = self.labeled_share
         images, target = self.labeled.batch(self.labeled_stream.next()[share.slice])
+        assert target is not None
         view = self.strong_view if self.config.labeled_view == "strong" else self.weak_view
         seen, weak = [view(self.prepare.fit(images), self.labeled_random, share)], None
         if self.unlabeled is not None:
@@ -409,7 +409,7 @@ class Trainer:
 
     def _evaluate(self) -> None:
         """Validation error, and best/ where it is the lowest so far.  Test images are not looked at."""
-        if not self.validates:
+        if self.val is None or not self.validates:
             return
         self.val_error = self.error_on(self.val)
         self.directory.log(step=self.step, val_error=self.val_error)
@@ -442,7 +442,7 @@ class Trainer:
             "val_error": self.val_error,
             "best_val_error": self.best_error if self.validates else None,
             "best_step": self.best_step if self.validates else self.step,
-            "test_error": self.error_on(self.test) if classifies else None,
+            "test_error": self.error_on(self.test) if self.test is not None and classifies else None,
             "test_rec": mean_reconstruction_loss(
                 self._model_to_judge(), self.test, self._prepare_eval, self.autocast, world=self.world
             )

@@ -32,8 +32,9 @@ def seal_zip(path: Path) -> None:
         file.write(struct.pack("<H", _HEX))
         file.flush()
         file.seek(0)
-        digest = hashlib.file_digest(file, "sha256") if hasattr(hashlib, "file_digest") else hashlib.sha256(file.read())
-        file.seek(0, 2)
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
         file.write(digest.hexdigest().encode())
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -117,7 +117,7 @@ class World:
         return DistributedDataParallel(
             task,
             device_ids=[device] if device.type == "cuda" else None,
-            **{buffers: False},
+            **cast(Any, {buffers: False}),
             gradient_as_bucket_view=True,
             static_graph=True,
         )

@@ -14,6 +14,7 @@ from swwae_zoo.data import AUGMENT, STRONG, Images, IndexStream, Preprocess, Ran
 from swwae_zoo.layers.sync_batch_norm import with_sync_batch_norm
 from swwae_zoo.loss import TERMS, Lambdas, TermOptions
 from swwae_zoo.models import SWWAE
+from swwae_zoo.models._data_config import describe_training_data
 from swwae_zoo.models._pretrained import verify_saved
 from swwae_zoo.optim.finetune import freeze
 from swwae_zoo.optim.optimizer import create_optimizer, create_scheduler
@@ -135,12 +136,17 @@ class Trainer:
         self.losses = self.world.wrap(self.task, self.device)
 
     def _set_data(self, splits: Splits) -> None:
-        config, cfg = self.config, self.model.pretrained_cfg
+        config, labeled = self.config, splits.labeled
         if self.model.num_classes < splits.num_classes:
             raise ValueError(
                 f"the model has {self.model.num_classes} classes, but {config.data} has {splits.num_classes}: "
                 "leave model_args.num_classes out, it follows the data"
             )
+        # Saved with every model, so that whoever loads one knows how its images are prepared and what its classes are.
+        describe_training_data(
+            self.model, contrast=config.contrast, label_names=labeled.class_names, image_size=labeled.shape[1:]
+        )
+        cfg = self.model.pretrained_cfg
         self.prepare = Preprocess(self.model.img_size, mean=cfg["mean"], std=cfg["std"], contrast=config.contrast)
         self.weak_view = view_of(config, "weak", self.model.img_size)
         self.strong_view = view_of(config, "strong", self.model.img_size)

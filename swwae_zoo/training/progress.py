@@ -12,6 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as RichProgress
 from rich.text import Text
 
+from swwae_zoo.utils.text import markup
+
 __all__ = ["Progress"]
 
 
@@ -61,7 +63,7 @@ class Progress:
         )
         try:
             with Bar(*columns, console=self.console) as self._bar:
-                self._task = self._bar.add_task(name, total=steps, completed=first)
+                self._task = self._bar.add_task(markup(name), total=steps, completed=first)
                 yield
         finally:
             self._bar = None

@@ -30,6 +30,7 @@ from torch import nn
 from swwae_zoo.config import RunConfig, to_toml
 from swwae_zoo.utils.checksums import is_sealed_zip, save_sealed, seal_zip
 from swwae_zoo.utils.files import atomic_write
+from swwae_zoo.utils.json_files import read_json
 from swwae_zoo.utils.provenance import provenance
 
 try:
@@ -156,9 +157,13 @@ class RunDirectory:
         with atomic_write(self.path / name) as part:
             part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
-    def read_json(self, name: str) -> Any | None:
-        path = self.path / name
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    def read_json(self, name: str) -> dict[str, Any] | None:
+        """The table in one of the run's files, or None where it is not there yet.
+
+        Raises:
+            ValueError: it holds something else; one line with the file's name.
+        """
+        return read_json(self.path / name, dict, "restore the file, or start over with --force")
 
     # --- metrics ----------------------------------------------------------------------------------
 
@@ -179,11 +184,13 @@ class RunDirectory:
         """The lines of metrics.jsonl; one that a kill cut short is left out."""
         path = self.path / "metrics.jsonl"
         records = []
-        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
             try:
-                records.append(json.loads(line))
-            except ValueError:
+                record = json.loads(line)
+            except (ValueError, RecursionError):
                 continue
+            if isinstance(record, dict) and isinstance(record.get("step"), int):
+                records.append(record)
         return records
 
     def cut_metrics(self, step: int) -> None:

@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 from swwae_zoo.cli.main import app
 from swwae_zoo.config import RunConfig, to_toml
 from swwae_zoo.training.rounds import train_rounds
+from swwae_zoo.training.run_directory import RunDirectory
 from swwae_zoo.training.signals import Stopped
 from swwae_zoo.training.trainer import Trainer
 
@@ -367,9 +368,9 @@ def test_a_checkpoint_of_another_net_is_refused(tmp_path: Path, unbroken: Callab
         {**other, "images": [50, 1387]},
         {**torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True), "images": [1, 2]},
     ):
-        torch.save(state, tmp_path / "run" / "checkpoint.pt")
+        RunDirectory(tmp_path / "run", resume=True).save_checkpoint(state)
         with pytest.raises(
-            ValueError, match="checkpoint.pt (is of another model or optimiser|was made with .* images)"
+            ValueError, match="checkpoint.pt (is of another model or optimiser|was made with other data: .* images)"
         ) as error:
             train_rounds(config, resume=True)
         assert "\n" not in str(error.value)

@@ -83,7 +83,8 @@ class Head(nn.Module):
         if not 0 <= drop_rate < 1:
             raise ValueError(f"drop_rate is {drop_rate}: expected a share of at least 0 and below 1")
         dd = {"device": device, "dtype": dtype}
-        self.in_chs, self.feature_size, self.img_size = in_chs, tuple(feature_size), tuple(img_size)
+        self.in_chs, self.feature_size = in_chs, (feature_size[0], feature_size[1])
+        self.img_size = (img_size[0], img_size[1])
         self.hidden_sizes = tuple(hidden)
         self.drop_rate = drop_rate
         self._set_pool(num_classes, global_pool)

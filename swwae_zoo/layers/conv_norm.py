@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -29,7 +29,7 @@ class ConvNorm(nn.Module):
 
     def __init__(self, fact: ConvFact, batch_norm: bool, is_output: bool = False, device=None, dtype=None):
         super().__init__()
-        dd = {"device": device, "dtype": dtype}
+        dd: dict[str, Any] = {"device": device, "dtype": dtype}
         in_chs, out_chs, kernel_size = fact
         if is_output:
             self.conv = NarrowConv2d(in_chs, out_chs, kernel_size, **dd)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from timm.layers import to_2tuple
 from torch import Tensor, nn
 
 from swwae_zoo.kernels.windows import Window
@@ -48,12 +47,16 @@ class HardPool(Pool):
         return switch_unpool2d(what, where, self.kernel_size, self.stride, self.padding, output_size)
 
     def centre(self, where: Tensor) -> Tensor:
-        height, width = to_2tuple(self.kernel_size)
+        height, width = _pair(self.kernel_size)
         return torch.full_like(where, (height // 2) * width + width // 2)
 
     def _window(self) -> Window:
-        kernel, padding = to_2tuple(self.kernel_size), to_2tuple(self.padding)
-        return Window(kernel, kernel if self.stride is None else to_2tuple(self.stride), padding)
+        kernel, padding = _pair(self.kernel_size), _pair(self.padding)
+        return Window(kernel, kernel if self.stride is None else _pair(self.stride), padding)
 
     def what_only(self) -> nn.Module:
         return nn.MaxPool2d(self.kernel_size, self.stride, self.padding, ceil_mode=self.ceil_mode)
+
+
+def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else (value[0], value[1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ def is_per_image(norms: Iterable[nn.Module]) -> bool:
 
 def in_parts(
     run: Callable[..., tuple[Tensor | None, ...]], image_bytes: int, *tensors: Tensor | None
-) -> tuple[Tensor | None, ...]:
+) -> tuple[Any, ...]:
     """``run`` of the whole batch, computed over micro-batches.
 
     The backward pass runs over them too, so a full-size map (an encoder's before its pool, a decoder's after its
@@ -33,6 +34,7 @@ def in_parts(
         tensors: arguments of ``run``; the first is not None.
     """
     first = tensors[0]
+    assert first is not None
     captured = torch.compiler.is_compiling() or torch.jit.is_tracing()
     if captured or first.device.type != "cpu" or first.shape[0] <= (size := max(1, PART_BYTES // max(image_bytes, 1))):
         return run(*tensors)

@@ -68,6 +68,8 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
         centred = x - mean[:, None, None]
         var = _Sum.apply(centred.square().sum((0, 2, 3))) / count
         if self.track_running_stats:
+            assert self.num_batches_tracked is not None and self.running_mean is not None
+            assert self.running_var is not None
             with torch.no_grad():
                 self.num_batches_tracked.add_(1)
                 momentum = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum

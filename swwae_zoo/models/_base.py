@@ -102,6 +102,10 @@ class SWWAE(nn.Module):
         grad_checkpointing: bool
         pretrained_cfg: dict[str, Any]
 
+        def forward_features(self, x: Tensor) -> Any: ...
+
+        def forward_head(self, x: Any, pre_logits: bool = False) -> Tensor: ...
+
     def train(self, mode: bool = True) -> SWWAE:
         """As `nn.Module.train`; norms that `finetune.freeze` froze stay in evaluation mode."""
         super().train(mode)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -59,7 +60,7 @@ class DecoderStage(nn.Module):
         self.is_output = is_output
         self.most_chs = max(fact.out_chs for fact in stage.convs)
         last = len(stage.convs) - 1
-        self.convs = nn.ModuleList(
+        self.convs: Any = nn.ModuleList(
             ConvNorm(
                 ConvFact(fact.out_chs, fact.in_chs, fact.kernel_size),
                 batch_norm and not (is_output and i == last),
@@ -80,14 +81,14 @@ class DecoderStage(nn.Module):
             return self._call_convs(self.unpool_what(what, where, size))
         if is_per_image(conv.norm for conv in self.convs):
             whole = in_parts(
-                lambda *part: (self._rest(*self._first(*part, size)),),
+                lambda what, where: (self._rest(*self._first(what, where, size)),),
                 self.most_chs * size[0] * size[1] * what.element_size(),
                 what,
                 where,
             )
             return whole[0]
         image_bytes = what.shape[1] * size[0] * size[1] * what.element_size()
-        return self._rest(*in_parts(lambda *part: self._first(*part, size), image_bytes, what, where))
+        return self._rest(*in_parts(lambda what, where: self._first(what, where, size), image_bytes, what, where))
 
     def _call_convs(self, x: Tensor) -> Tensor:
         """`_rest` of `_first`, without activation recomputation."""
@@ -138,7 +139,7 @@ class MirroredDecoder(nn.Module):
     ):
         super().__init__()
         check_pool(pool, unpool)
-        self.stages = nn.ModuleList(
+        self.stages: Any = nn.ModuleList(
             DecoderStage(stage, pool, unpool, batch_norm, m == 0, beta, device=device, dtype=dtype)
             for m, stage in enumerate(stages)
         )

@@ -2,7 +2,7 @@
 
 # No `from __future__ import annotations` here: TorchScript can't read them then.
 from contextlib import nullcontext
-from typing import List, Optional  # noqa: UP035  TorchScript reads them
+from typing import Any, List, Optional  # noqa: UP035  TorchScript reads them
 
 import torch
 import torch.nn.functional as F
@@ -53,7 +53,7 @@ class EncoderStage(nn.Module):
         self.most_chs = max(fact.out_chs for fact in stage.convs)
         self.drop_rate = drop_rate
         self.is_input = is_input
-        self.convs = nn.ModuleList(ConvNorm(fact, batch_norm, device=device, dtype=dtype) for fact in stage.convs)
+        self.convs: Any = nn.ModuleList(ConvNorm(fact, batch_norm, device=device, dtype=dtype) for fact in stage.convs)
 
     def forward_convs(self, x: Tensor) -> Tensor:
         """(B, c_in, H, W) -> (B, c_out, H, W), before the ReLU of the last convolution."""

@@ -52,6 +52,9 @@ NOTATIONS = {
 }
 
 
+_python_only: Any = torch.jit.ignore  # whose type knows no decorator without arguments
+
+
 def _check_images(x: Tensor, in_chans: int, smallest: int) -> Tensor:
     if x.ndim != 4 or x.shape[1] != in_chans or x.shape[2] < smallest or x.shape[3] < smallest:
         raise ValueError(
@@ -120,7 +123,7 @@ class NotationSWWAE(SWWAE):
         self._traits = {"fixed_input_size": global_pool == "flatten"}
 
         decoder = MirroredDecoder(stages, pool, unpool, batch_norm, beta, **dd)
-        self.stages = nn.Sequential(
+        self.stages: Any = nn.Sequential(
             *(
                 EncoderStage(s, pool, beta, batch_norm, drop_conv_rate, is_input=m == 0, **dd)
                 for m, s in enumerate(stages)
@@ -139,7 +142,7 @@ class NotationSWWAE(SWWAE):
         self.decoder: MirroredDecoder | None = decoder  # last: timm's feature nets run children in order
         self.init_weights(needs_reset=False)
 
-    @torch.jit.ignore
+    @_python_only
     def init_weights(self, needs_reset: bool = True) -> None:
         """He initialisation of the convolutions (all but the last are followed by ReLU), zero biases.
 
@@ -211,7 +214,7 @@ class NotationSWWAE(SWWAE):
         """Images (B, in_chans, H, W) -> logits (B, num_classes): the plain convnet."""
         return self.forward_head(self.forward_features(x))
 
-    @torch.jit.ignore
+    @_python_only
     def forward_intermediates(
         self,
         x: Tensor,
@@ -264,7 +267,7 @@ class NotationSWWAE(SWWAE):
             self.reset_classifier(0, "")
         return take
 
-    @torch.jit.ignore
+    @_python_only
     def get_classifier(self) -> nn.Module:
         return self.head.fc
 
@@ -274,11 +277,11 @@ class NotationSWWAE(SWWAE):
         self.num_classes, self.head_hidden_size = num_classes, self.head.num_features
         self._traits = dict(self._traits, fixed_input_size=self.head.pool_type == "flatten")
 
-    @torch.jit.ignore
+    @_python_only
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         self.grad_checkpointing = enable
 
-    @torch.jit.ignore
+    @_python_only
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Layer groups for timm's layer-wise learning rate decay; the decoder counts with the head."""
         return {
@@ -286,12 +289,12 @@ class NotationSWWAE(SWWAE):
             "blocks": r"^stages\.(\d+)" if coarse else r"^stages\.(\d+)\.convs\.(\d+)",
         }
 
-    @torch.jit.ignore
+    @_python_only
     def no_weight_decay(self) -> set[str]:
         return set()
 
 
-def checkpoint_filter_fn(state_dict: dict[str, Tensor], model: NotationSWWAE) -> dict[str, Tensor]:
+def checkpoint_filter_fn(state_dict: dict[str, Any], model: NotationSWWAE) -> dict[str, Tensor]:
     """Adapts saved weights to a model of another in_chans (see `fit_image_channels`).
 
     Raises:
@@ -299,6 +302,7 @@ def checkpoint_filter_fn(state_dict: dict[str, Tensor], model: NotationSWWAE) ->
     """
     state_dict = dict(state_dict.get("state_dict", state_dict))  # training scripts save it under that name
     own = model.state_dict()
+    assert model.decoder is not None
     last = len(model.decoder.stages[0].convs) - 1
     fit_image_channels(state_dict, own, f"decoder.stages.0.convs.{last}.conv", model.in_chans)
 
@@ -337,16 +341,15 @@ def _cfg(url: str = "", **kwargs: Any) -> dict[str, Any]:
 
 
 _STL10 = _cfg(input_size=(3, 96, 96), pool_size=(2, 2))
-default_cfgs = generate_default_cfgs(
-    with_weights(
-        {
-            "swwae_mnist": _cfg(input_size=(1, 32, 32), mean=(0.0,), std=(1.0,)),
-            "swwae_svhn": _cfg(),
-            "swwae_stl10": _STL10,
-            "swwae_cifar_vgg": _cfg(pool_size=(2, 2)),
-        }
-    )
+_cfgs: Any = with_weights(
+    {
+        "swwae_mnist": _cfg(input_size=(1, 32, 32), mean=(0.0,), std=(1.0,)),
+        "swwae_svhn": _cfg(),
+        "swwae_stl10": _STL10,
+        "swwae_cifar_vgg": _cfg(pool_size=(2, 2)),
+    }
 )
+default_cfgs = generate_default_cfgs(_cfgs)
 default_cfgs["swwae_stl10_vgg"] = default_cfgs["swwae_stl10"]
 
 SWWAE_ARGS = {
@@ -395,7 +398,7 @@ def _create_swwae(variant: str, pretrained: bool, defaults: dict[str, Any], give
         file = saved.fill(model, checkpoint_filter_fn, cfg.to_dict())
         return model
 
-    model = build_model_with_cfg(
+    model: Any = build_model_with_cfg(
         construct,
         variant,
         pretrained and saved is None,

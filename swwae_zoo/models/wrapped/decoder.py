@@ -11,7 +11,7 @@ rearranges them (pixel shuffle).  Sizes are those that the run recorded, never a
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch.nn.functional as F
 from timm.models import checkpoint
@@ -70,12 +70,12 @@ class WrappedDecoderStage(nn.Module):
 
     def __init__(self, facts: DecoderStageFacts, batch_norm: bool, device=None, dtype=None):
         super().__init__()
-        dd = {"device": device, "dtype": dtype}
+        dd: dict[str, Any] = {"device": device, "dtype": dtype}
         self.facts = facts
         height, width = facts.stride
         out = facts.out_chs if facts.has_where else facts.out_chs * height * width
         same = (ConvNorm(ConvFact(facts.in_chs, facts.in_chs, 3), batch_norm, **dd) for _ in range(facts.depth - 1))
-        self.convs = nn.ModuleList(
+        self.convs: Any = nn.ModuleList(
             [*same, ConvNorm(ConvFact(facts.in_chs, out, 3), batch_norm and facts.has_where, **dd)]
         )
 
@@ -128,8 +128,8 @@ class WrappedDecoder(nn.Module):
         dtype=None,
     ):
         super().__init__()
-        dd = {"device": device, "dtype": dtype}
-        self.stages = nn.ModuleList(WrappedDecoderStage(facts, batch_norm, **dd) for facts in stages)
+        dd: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.stages: Any = nn.ModuleList(WrappedDecoderStage(facts, batch_norm, **dd) for facts in stages)
         self.output: nn.ModuleList | None = None
         if stages[0].has_where:
             chs = stages[0].out_chs

@@ -82,7 +82,7 @@ class WrappedSWWAE(SWWAE):
             raise ValueError(
                 f"decoder_depth: got {decoder_depth!r}, expected a number of convolutions of at least 1, or None"
             )
-        self.backbone = backbone
+        self.backbone: Any = backbone
         self.name = name or type(backbone).__name__
         self.pools, self.in_chans = pools, in_chans
         self._img_size = (img_size[0], img_size[1])
@@ -97,13 +97,13 @@ class WrappedSWWAE(SWWAE):
         self._plans = {training: make_plan(own) for training, own in self._traces.items()}
         if not self.is_timm:
             self._set_classifier(features, num_classes, dd)
-        self.num_classes = int(backbone.num_classes) if self.is_timm else self.num_classes
+        self.num_classes = int(self.backbone.num_classes) if self.is_timm else self.num_classes
         self.num_features = int(getattr(backbone, "num_features", 0) or self.path.top.channels)
         self.head_hidden_size = int(getattr(backbone, "head_hidden_size", 0) or self.num_features)
         facts, image_depth = self._stage_facts(1 if decoder == "light" else None, decoder_depth)
         has_norm = any(isinstance(module, _BatchNorm) for module in backbone.modules())
         self.feature_info = self._feature_info()
-        self.decoder = WrappedDecoder(facts, in_chans, image_depth, has_norm, **dd)
+        self.decoder: WrappedDecoder | None = WrappedDecoder(facts, in_chans, image_depth, has_norm, **dd)
         for module in self.decoder.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
@@ -163,7 +163,7 @@ class WrappedSWWAE(SWWAE):
         self._plans = {key: make_plan(own) for key, own in self._traces.items()}
 
     def _set_classifier(self, features: tuple[int, ...] | None, num_classes: int | None, dd: Mapping[str, Any]) -> None:
-        shape = features or ()
+        shape = tuple(features or ())
         gives_logits = len(shape) == 2 and num_classes in (None, shape[1])
         self.num_classes = shape[1] if gives_logits else num_classes or 0
         if self.num_classes and not gives_logits:
@@ -488,7 +488,7 @@ def _check_stage(found: Probe, stage: str) -> None:
         raise ValueError(f"stages: {stage!r} outputs (B, {shape}), expected a map (B, C, H, W): name modules before it")
 
 
-def _layers(backbone: nn.Module, coarse: bool, has_head: bool) -> dict[str, int]:
+def _layers(backbone: Any, coarse: bool, has_head: bool) -> dict[str, int]:
     """Name of each parameter -> its layer, 0 nearest to the image, as timm groups them."""
     if hasattr(backbone, "group_matcher"):
         with contextlib.suppress(

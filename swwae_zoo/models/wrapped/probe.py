@@ -193,19 +193,21 @@ class _Recorder(TorchFunctionMode):
         if func in CHANNELS_FIRST:
             return Layout((2, 3), out[2:]) if len(out) == 4 else None
         for maker, shape in zip(makers, shapes, strict=False):
-            layout = None if maker is None else self.layouts[maker]
-            if layout is None or shape != self.shapes[maker]:
+            if maker is None or shape != self.shapes[maker]:
+                continue
+            layout = self.layouts[maker]
+            if layout is None:
                 continue
             if name in MOVES:
                 return _moved(layout, name, args, len(shape))
             if name in RESHAPES and shape != out:
                 return _reshaped(layout, shape, out)
             if name == "pad" and len(out) == 4 and layout.is_map:
-                return Layout(layout.dims, tuple(out[dim] for dim in layout.dims))
+                return Layout(layout.dims, (out[layout.dims[0]], out[layout.dims[1]]))
             if len(out) == len(shape) and all(out[dim] == shape[dim] for dim in layout.dims):
                 return layout
             if name == "__getitem__" and len(out) == 4 and layout.is_map:  # every second row, say
-                return Layout(layout.dims, tuple(out[dim] for dim in layout.dims))
+                return Layout(layout.dims, (out[layout.dims[0]], out[layout.dims[1]]))
         if func in CHANNELS_LAST and len(out) == 4 and self.is_level(out[1], out[2]):
             return Layout((1, 2), (out[1], out[2]))
         return None
@@ -257,7 +259,7 @@ def is_timm(backbone: nn.Module) -> bool:
     return hasattr(backbone, "forward_features") and hasattr(backbone, "forward_head")
 
 
-def run_backbone(backbone: nn.Module, x: Tensor) -> Any:
+def run_backbone(backbone: Any, x: Tensor) -> Any:
     """Input of the head: timm's features, or the whole output of another module."""
     return backbone.forward_features(x) if is_timm(backbone) else backbone(x)
 

@@ -25,6 +25,8 @@ def wrapped_rows(model: WrappedSWWAE, img_size: tuple[int, int]) -> list[LayerSu
         model: on any device; it runs on fake tensors, so nothing is computed.
         img_size: (H, W).
     """
+    decoder = model.decoder
+    assert decoder is not None
     training = model.training
     model.eval()
     weight = next(model.parameters())
@@ -70,7 +72,7 @@ def wrapped_rows(model: WrappedSWWAE, img_size: tuple[int, int]) -> list[LayerSu
         )
     rows.append(LayerSummary("head", "classifier", "logits", shape_of(logits), in_head, head))
     for m in reversed(range(len(model.path.steps))):
-        stage = model.decoder.stages[m]
+        stage = decoder.stages[m]
         has_where = encoding.switches[m] is not None
         text = f"{len(stage.convs)} conv 3x3, " + (
             f"unpool to {encoding.sizes[m][0]}x{encoding.sizes[m][1]}"
@@ -91,15 +93,15 @@ def wrapped_rows(model: WrappedSWWAE, img_size: tuple[int, int]) -> list[LayerSu
                 f"where {m} <- step {m}" if has_where else "",
             )
         )
-    if model.decoder.output is not None:
+    if decoder.output is not None:
         total = counter.get_total_flops() - before - head - sum(row.flops for row in rows if row.part == "decoder")
         rows.append(
             LayerSummary(
                 "decoder",
                 "decoder.output",
-                f"{len(model.decoder.output)} conv 3x3",
+                f"{len(decoder.output)} conv 3x3",
                 shape_of(decoding.reconstruction),
-                count_params(model.decoder.output),
+                count_params(decoder.output),
                 total,
             )
         )

@@ -100,7 +100,7 @@ def wrap(
         "stages": list(stages) if stages else None,
     }
     if isinstance(backbone, str):
-        model = timm.create_model(
+        model: Any = timm.create_model(
             "swwae_wrap",
             backbone=backbone,
             backbone_pretrained=pretrained or None,
@@ -153,7 +153,7 @@ def load_backbone(model: WrappedSWWAE, path: str | Path) -> None:
 
 
 def _wrap_module(
-    backbone: nn.Module, options: Mapping[str, Any], in_chans: int, num_classes: int | None, img_size: Any
+    backbone: Any, options: Mapping[str, Any], in_chans: int, num_classes: int | None, img_size: Any
 ) -> WrappedSWWAE:
     cfg = dict(getattr(backbone, "pretrained_cfg", None) or {})
     is_timm = bool(cfg) and hasattr(backbone, "forward_head")
@@ -162,7 +162,7 @@ def _wrap_module(
     name = cfg.get("architecture") or type(backbone).__name__
     if is_timm and num_classes is not None and num_classes != backbone.num_classes:
         backbone.reset_classifier(num_classes)
-    model = build(backbone, name, options, in_chans, num_classes, size)
+    model: Any = build(backbone, name, options, in_chans, num_classes, size)
     model.pretrained_cfg = model.default_cfg = _cfg_of(cfg, in_chans, backbone, size, model.num_classes)
     args = dict(get_model_args(backbone)) if is_timm else {}
     kept = {key: value for key, value in options.items() if value is not None}
@@ -253,7 +253,7 @@ def _size_that_works(backbone: nn.Module, in_chans: int, size: tuple[int, int]) 
     return "give the size and the channels that it was built for, with img_size and in_chans"
 
 
-def _check_arguments(backbone: nn.Module, name: str, is_timm: bool) -> None:
+def _check_arguments(backbone: Any, name: str, is_timm: bool) -> None:
     takes = inspect.signature(backbone.forward_features if is_timm else backbone.forward).parameters.values()
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     needed = [
@@ -370,7 +370,7 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-def _create_backbone(name: str, pretrained: bool, img_size: Any, cache_dir: Any, args: Mapping[str, Any]) -> nn.Module:
+def _create_backbone(name: str, pretrained: bool, img_size: Any, cache_dir: Any, args: Mapping[str, Any]) -> Any:
     """A timm model by its name.
 
     Raises:
@@ -389,7 +389,7 @@ def _create_backbone(name: str, pretrained: bool, img_size: Any, cache_dir: Any,
         place, overlay = source_of_backbone(name, pretrained, cache_dir)
         how = {"pretrained": pretrained, "pretrained_cfg_overlay": overlay or None, "cache_dir": cache_dir}
         try:
-            model = timm.create_model(place, **how, **sized)
+            model: Any = timm.create_model(place, **how, **sized)
         except TypeError:
             if "img_size" not in sized:
                 raise
@@ -430,7 +430,7 @@ def swwae_wrap(pretrained: bool = False, **kwargs: Any) -> SWWAE:
         from_timm = (backbone_pretrained or pretrained) and not is_saved and not whole
         backbone = _create_backbone(name, from_timm, img_size, cache_dir, kwargs)
         base = dict(backbone.pretrained_cfg)
-        size = pair_of(img_size) if img_size is not None else tuple(base["input_size"][1:])
+        size = pair_of(img_size) if img_size is not None else pair_of(base["input_size"][1:])
         in_chans = kwargs.get("in_chans", base["input_size"][0])
         wrapped = build(backbone, name, options, in_chans, None, size)
     merged = {**(own or {}), **_cfg_of(base, in_chans, backbone, size)}
@@ -460,13 +460,14 @@ def swwae_wrap(pretrained: bool = False, **kwargs: Any) -> SWWAE:
     return model
 
 
-def checkpoint_filter_fn(state_dict: dict[str, Tensor], model: WrappedSWWAE) -> dict[str, Tensor]:
+def checkpoint_filter_fn(state_dict: dict[str, Any], model: WrappedSWWAE) -> dict[str, Tensor]:
     """Adapts saved weights to a model of another in_chans; timm adapts the backbone's first convolution and head.
 
     Raises:
         ValueError: they are those of another decoder.
     """
     state_dict = dict(state_dict.get("state_dict", state_dict))
+    assert model.decoder is not None
     output, convs = model.decoder.output, model.decoder.stages[0].convs
     last = (
         f"decoder.stages.0.convs.{len(convs) - 1}.conv" if output is None else f"decoder.output.{len(output) - 1}.conv"

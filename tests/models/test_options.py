@@ -111,7 +111,7 @@ def test_resetting_gives_the_head_that_a_fresh_model_has():
     weight = model.head.hidden[0].weight
     model.reset_classifier(4, "max")
     assert model.head.hidden[0].weight is weight and model.get_classifier().weight.dtype == torch.float64
-    with pytest.raises(ValueError, match="give num_classes=0"):
+    with pytest.raises(ValueError, match="set num_classes=0"):
         model.reset_classifier(5, "")
     assert model.num_classes == 4 and model(rand(1, 1, 18, 18).double()).shape == (1, 4)  # as it was
 
@@ -283,7 +283,7 @@ def test_batches_of_none_and_one(batch):
         ({"beta": -1.0}, "beta is -1.0: expected a finite number of at least 0"),
         ({"beta": float("nan")}, "beta is nan"),
         ({"global_pool": "mean"}, "global_pool is 'mean': expected one of 'flatten'"),
-        ({"global_pool": ""}, "leaves a map, which has no logits: give num_classes=0, or another global_pool"),
+        ({"global_pool": ""}, "leaves a map, which has no logits: set num_classes=0, or another global_pool"),
         ({"num_classes": -1}, "num_classes is -1: expected"),
         ({"drop_rate": 1.0}, "drop_rate is 1.0: expected a share"),
         ({"drop_conv_rate": -0.1}, "drop_conv_rate is -0.1: expected a share"),

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from swwae_zoo.bench import BenchSettings, Step
+from swwae_zoo.bench import BenchSettings, TimedStep
 from swwae_zoo.data import Augmentation, ImageSet, IndexStream, Preprocess, RandomView, StreamedImages, load_images
 from swwae_zoo.utils.provenance import provenance
 
@@ -31,7 +31,7 @@ def main():
     parser.add_argument("--steps", default=10, type=int)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    step = Step("swwae", args.model, {}, BenchSettings(args.batch_size, args.device, args.amp))
+    step = TimedStep("swwae", args.model, {}, BenchSettings(args.batch_size, args.device, args.amp))
     prepare, view = Preprocess(32, mean=0.5, std=0.25), RandomView(Augmentation(shift=2, mirror=True), (32, 32))
 
     def synchronize():

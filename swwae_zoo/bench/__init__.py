@@ -15,12 +15,12 @@ from swwae_zoo.bench.consistency import CONSISTENCY_KINDS, ConsistencyStep
 from swwae_zoo.bench.limits import copy_bandwidth, matrix_peak, step_flops
 from swwae_zoo.bench.memory import LiveBytes
 from swwae_zoo.bench.parts import shares
-from swwae_zoo.bench.steps import STEP_KINDS, BenchSettings, Step
+from swwae_zoo.bench.steps import STEP_KINDS, BenchSettings, TimedStep
 from swwae_zoo.models._registry import check_model_name
 
 ROWS = (*STEP_KINDS, *CONSISTENCY_KINDS)
 
-__all__ = ["ROWS", "STEP_KINDS", "BenchSettings", "LiveBytes", "Step", "bench", "machine_limits"]
+__all__ = ["ROWS", "STEP_KINDS", "BenchSettings", "LiveBytes", "TimedStep", "bench", "machine_limits"]
 
 
 def bench(
@@ -54,10 +54,10 @@ def bench(
         raise ValueError(f"rows: got {unknown[0]!r}, expected of {', '.join(ROWS)}")
     cuda = settings.device.type == "cuda"
     results: dict[str, dict[str, Any]] = {}
-    timed: list[Step] = []
+    timed: list[TimedStep] = []
     for row in rows:
         before = torch.cuda.memory_allocated(settings.device) if cuda else 0
-        make = ConsistencyStep if row in CONSISTENCY_KINDS else Step
+        make = ConsistencyStep if row in CONSISTENCY_KINDS else TimedStep
         step = make(row, name, model_args or {}, settings)
         timed.append(step)
         for _ in range(3):  # creates the optimiser state, selects kernels, compiles

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from swwae_zoo.bench.plain import PlainSWWAE
-from swwae_zoo.bench.steps import BenchSettings, Step, synchronize
+from swwae_zoo.bench.steps import BenchSettings, TimedStep, synchronize
 from swwae_zoo.data import AUGMENT, STRONG, RandomView
 from swwae_zoo.loss import Lambdas
 from swwae_zoo.models import SWWAE
@@ -37,8 +37,8 @@ DECAY, CONFIDENCE = 0.99, 0.95
 TURN = 6  # steps timed together, so that work done ahead by other processes is paid for
 
 
-class ConsistencyStep(Step):
-    """One step of either kind; see `Step`.
+class ConsistencyStep(TimedStep):
+    """One step of either kind; see `TimedStep`.
 
     Raises:
         ValueError: a model without classifier, or one that the plain PyTorch version does not cover.

@@ -7,7 +7,7 @@ import time
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from swwae_zoo.bench.steps import Step, synchronize
+from swwae_zoo.bench.steps import TimedStep, synchronize
 
 __all__ = ["copy_bandwidth", "matrix_peak", "step_flops"]
 
@@ -25,7 +25,7 @@ def copy_bandwidth(device: torch.device, mebibytes: int = 512, tries: int = 10) 
     return 2 * source.numel() / _fastest(lambda: target.copy_(source), device, tries)
 
 
-def step_flops(step: Step) -> int:
+def step_flops(step: TimedStep) -> int:
     """Floating-point operations of the step's convolutions and matrix products, forward and backward."""
     with FlopCounterMode(display=False) as counter:
         step()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch.profiler import ProfilerActivity, profile
 
-from swwae_zoo.bench.steps import Step, synchronize
+from swwae_zoo.bench.steps import TimedStep, synchronize
 
 __all__ = ["WORK_PATTERNS", "shares"]
 
@@ -43,7 +43,7 @@ WORK_PATTERNS = {
 REST = "pointwise, losses, copies"
 
 
-def shares(step: Step) -> dict[str, float]:
+def shares(step: TimedStep) -> dict[str, float]:
     """Share of each kind of work in one step, summing to 1: device time on a GPU, operators' self time on a CPU."""
     cuda = step.device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]

@@ -28,7 +28,7 @@ from swwae_zoo.models._base import SWWAE
 from swwae_zoo.task.swwae_task import SWWAETask
 from swwae_zoo.utils.precision import Autocast
 
-__all__ = ["STEP_KINDS", "BenchSettings", "Step", "synchronize"]
+__all__ = ["STEP_KINDS", "BenchSettings", "TimedStep", "synchronize"]
 
 STEP_KINDS = tuple(kind + suffix for kind in ("convnet", "swwae", "upsample", "plain") for suffix in ("", "-compiled"))
 
@@ -46,7 +46,7 @@ class BenchSettings(NamedTuple):
     channels_last: bool = True
 
 
-class Step:
+class TimedStep:
     """One training step on random images.
 
     Args:

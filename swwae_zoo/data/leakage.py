@@ -31,11 +31,15 @@ _SIDE = 8  # pixels that are compared, each way
 _CHUNK = 8192
 _FLAT = 1e-3  # length, per pixel of 0..255, under which an image has no shape to compare
 
-Progress = Callable[[int, int], None]
+ProgressCallback = Callable[[int, int], None]
 
 
 def leaked(
-    images: Images, held_out: Sequence[Images], near: bool, cache: Path | None = None, tell: Progress | None = None
+    images: Images,
+    held_out: Sequence[Images],
+    near: bool,
+    cache: Path | None = None,
+    tell: ProgressCallback | None = None,
 ) -> np.ndarray:
     """Positions `(K,)` of `images` that are copies of one of `held_out`.
 

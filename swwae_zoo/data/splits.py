@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from swwae_zoo.data.exclude import read_exclusions
-from swwae_zoo.data.leakage import Progress, leaked
+from swwae_zoo.data.leakage import ProgressCallback, leaked
 from swwae_zoo.data.load import data_folder, load_images
 from swwae_zoo.data.loader import images_on
 from swwae_zoo.data.seeds import seeded
@@ -70,7 +70,7 @@ class Splits(NamedTuple):
         return self._replace(**{name: part and images_on(part, device, moved) for name, part in parts.items()})
 
 
-def make_splits(request: SplitRequest, tell: Progress | None = None) -> Splits:
+def make_splits(request: SplitRequest, tell: ProgressCallback | None = None) -> Splits:
     """The splits of one round; a function of the request alone, and another `seed` is a fresh round.
 
     The validation images are the set's own, where it has some. Else they are drawn first, then the labelled ones from
@@ -198,7 +198,7 @@ def _quotas(total: int, num_classes: int, seed: int, purpose: str) -> list[int]:
 
 
 def _cleaned(
-    others: Images, request: SplitRequest, val: Images | None, test: Images | None, tell: Progress | None
+    others: Images, request: SplitRequest, val: Images | None, test: Images | None, tell: ProgressCallback | None
 ) -> tuple[Images, tuple[str, ...]]:
     """Unlabelled images less those excluded and copies of those held out, and what was done."""
     dropped, notes = [], []

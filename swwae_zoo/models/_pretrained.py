@@ -42,7 +42,7 @@ __all__ = [
     "PACKAGED",
     "PUBLISHED",
     "Backbone",
-    "Saved",
+    "SavedModel",
     "resolve",
     "source_of_backbone",
     "verify_saved",
@@ -101,7 +101,7 @@ def _packaged_cfg(folder: Path) -> dict[str, Any]:
     }
 
 
-class Saved(NamedTuple):
+class SavedModel(NamedTuple):
     """A saved model that timm was asked for, before it is built; built and filled once, within bounds.
 
     config: what its checked config.json says.
@@ -159,7 +159,7 @@ class Saved(NamedTuple):
 
 def resolve(
     variant: str, pretrained: bool, defaults: Mapping[str, Any], kwargs: Mapping[str, Any]
-) -> tuple[dict[str, Any], Saved | None]:
+) -> tuple[dict[str, Any], SavedModel | None]:
     """Arguments for timm's builder, and the saved model that is to be loaded; None where timm loads, or nothing is.
 
     Args:
@@ -208,7 +208,7 @@ def _changed(given: Mapping[str, Any], saved: Mapping[str, Any]) -> frozenset[st
     )
 
 
-def _given_by_place(variant: str, pretrained: bool, source: str, given: Mapping[str, Any]) -> Saved:
+def _given_by_place(variant: str, pretrained: bool, source: str, given: Mapping[str, Any]) -> SavedModel:
     """What timm has read from config.json of a folder or a repository, checked."""
     cfg, local = given["pretrained_cfg"], source == "local-dir"
     place = cfg["file"] if local else cfg["hf_hub_id"]
@@ -221,7 +221,7 @@ def _given_by_place(variant: str, pretrained: bool, source: str, given: Mapping[
     check = {"architecture": variant, "model_args": args, "pretrained_cfg": json.loads(json.dumps(plain))}
     limit = _limit_of(Path(place)) if local else MAX_PARAMS
     where = printable(place)
-    return Saved(check_model_config(check, where, local), where, frozenset(), limit, None)
+    return SavedModel(check_model_config(check, where, local), where, frozenset(), limit, None)
 
 
 def how_to_train(variant: str) -> str:
@@ -245,7 +245,7 @@ def _resolved_cfg(variant: str, cfg: Any, overlay: dict[str, Any]) -> Any:
     return resolve_pretrained_cfg(variant, cfg, overlay)
 
 
-def _in_folder(folder: Path, pretrained: bool) -> Saved:
+def _in_folder(folder: Path, pretrained: bool) -> SavedModel:
     """A folder of the user's or of the package: safetensors or nothing."""
     where = printable(folder)
     if pretrained and not (folder / WEIGHTS).is_file():
@@ -257,7 +257,7 @@ def _in_folder(folder: Path, pretrained: bool) -> Saved:
         check_sealed(folder / WEIGHTS, (folder / CONFIG).read_bytes())
         return folder / WEIGHTS
 
-    return Saved(config, where, frozenset(), _limit_of(folder), fetch)
+    return SavedModel(config, where, frozenset(), _limit_of(folder), fetch)
 
 
 def _limit_of(folder: Path) -> int:
@@ -266,7 +266,7 @@ def _limit_of(folder: Path) -> int:
     return max(MAX_PARAMS, weights.stat().st_size if weights.is_file() else 0)
 
 
-def _by_name(variant: str, id: str, cache_dir: str | None) -> Saved:
+def _by_name(variant: str, id: str, cache_dir: str | None) -> SavedModel:
     try:
         found = locate(*split_revision(id), cache_dir=cache_dir)
     except Missing as error:
@@ -274,7 +274,7 @@ def _by_name(variant: str, id: str, cache_dir: str | None) -> Saved:
     return _saved_at(found, variant, id)
 
 
-def _from_hub(variant: str, id: str, given: Mapping[str, Any]) -> Saved:
+def _from_hub(variant: str, id: str, given: Mapping[str, Any]) -> SavedModel:
     """The commit of which timm has read config.json, or a later one that says the same.
 
     timm reads it before the model's function is called, so another push may have come between.
@@ -299,13 +299,13 @@ def _from_hub(variant: str, id: str, given: Mapping[str, Any]) -> Saved:
     return _saved_at(found, variant, id)
 
 
-def _saved_at(found: Located, variant: str, id: str) -> Saved:
+def _saved_at(found: Located, variant: str, id: str) -> SavedModel:
     if found.config.architecture != variant:
         raise HubError(
             f"{id} holds a {found.config.architecture}, expected a {variant}: "
             f"timm.create_model('hf-hub:{id}', pretrained=True) takes what is there"
         )
-    return Saved(found.config, found.where, frozenset(), MAX_PARAMS, found.weights_for)
+    return SavedModel(found.config, found.where, frozenset(), MAX_PARAMS, found.weights_for)
 
 
 def verify_saved(folder: str | Path, model: nn.Module | None = None) -> None:

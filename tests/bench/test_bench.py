@@ -6,7 +6,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from swwae_zoo.bench import BenchSettings, LiveBytes, Step, bench
+from swwae_zoo.bench import BenchSettings, LiveBytes, TimedStep, bench
 from swwae_zoo.cli.main import app
 
 NET = {"notation": "(4)3c-2p-(4)3c-2p-10fc"}
@@ -38,7 +38,7 @@ def test_live_bytes_sees_what_backward_keeps() -> None:
 def test_the_steps_differ_in_the_decoder_alone() -> None:
     grads = {}
     for row in ("convnet", "swwae", "upsample", "plain"):
-        step = Step(row, "swwae_mnist", NET, BenchSettings(batch_size=2))
+        step = TimedStep(row, "swwae_mnist", NET, BenchSettings(batch_size=2))
         step()
         assert all(p.grad is not None for p in step.module.parameters())
         grads[row] = sum(p.numel() for p in step.module.parameters())
@@ -51,7 +51,7 @@ def test_the_steps_differ_in_the_decoder_alone() -> None:
 )
 def test_plain_pytorch_makes_the_same_loss_and_gradients(model, args) -> None:
     """With our weights it must be our step; else their times say nothing of each other."""
-    ours, plain = (Step(row, model, args, BenchSettings(batch_size=4)) for row in ("swwae", "plain"))
+    ours, plain = (TimedStep(row, model, args, BenchSettings(batch_size=4)) for row in ("swwae", "plain"))
     net = ours.module.trainable_module
     own = [conv for stage in net.stages for conv in stage.convs]
     own += [conv for stage in net.decoder.stages for conv in stage.convs]

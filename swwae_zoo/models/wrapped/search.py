@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from swwae_zoo.models.wrapped.probe import CHANNELS_FIRST, CHANNELS_LAST, Op, Probe
-from swwae_zoo.models.wrapped.steps import Anchor, DownsamplingPath, Event, Step
+from swwae_zoo.models.wrapped.steps import Anchor, DownsamplingPath, DownsamplingStep, Event
 
 __all__ = ["find_path"]
 
@@ -285,7 +285,7 @@ class _Graph:
             )
         sources = [self._below(chosen, below) for chosen, _, below in steps] + [self.top]
         made = tuple(
-            Step(
+            DownsamplingStep(
                 chosen,
                 group,
                 None if sources[m] == -1 else self.anchor(sources[m]),

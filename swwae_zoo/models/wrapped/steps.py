@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from swwae_zoo.models.wrapped.probe import Call, Op
 
-__all__ = ["Anchor", "Event", "DownsamplingPath", "Step"]
+__all__ = ["Anchor", "Event", "DownsamplingPath", "DownsamplingStep"]
 
 
 class Anchor(NamedTuple):
@@ -51,7 +51,7 @@ class Event(NamedTuple):
     channels_last: bool
 
 
-class Step(NamedTuple):
+class DownsamplingStep(NamedTuple):
     """One downsampling step.
 
     event: the operation that represents it.
@@ -77,7 +77,7 @@ class DownsamplingPath(NamedTuple):
     tokens: layers after the top map that output no map, as those of a transformer on a convolutional stem.
     """
 
-    steps: tuple[Step, ...]
+    steps: tuple[DownsamplingStep, ...]
     top: Anchor
     image_depth: int
     others: tuple[Event, ...]

@@ -10,7 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from swwae_zoo.models._layer_summary import LayerSummary, count_params
-from swwae_zoo.models.wrapped.steps import Step
+from swwae_zoo.models.wrapped.steps import DownsamplingStep
 
 if TYPE_CHECKING:
     from swwae_zoo.models.wrapped.model import WrappedSWWAE
@@ -132,7 +132,7 @@ def wrapped_table(model: WrappedSWWAE, img_size: tuple[int, int]) -> str:
     )
 
 
-def kind_of(model: WrappedSWWAE, step: Step) -> str:
+def kind_of(model: WrappedSWWAE, step: DownsamplingStep) -> str:
     """What downsamples, and how it is treated."""
     event = step.event
     names = {"conv": "strided conv", "avg": "average pool", "max": "max pool", "move": "rearrangement"}

@@ -75,6 +75,7 @@ class Client:
     def __init__(self, home: Path, **env: str) -> None:
         home.mkdir(parents=True, exist_ok=True)
         self.home, self.stderr = home, home / "stderr"
+        self.stderr.touch()  # there from the start, whether or not the process has come to open it
         if not _nursery:
             _nursery.append(Nursery())
         self._socket = socket.socket(socket.AF_UNIX)

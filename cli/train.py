@@ -84,7 +84,9 @@ def wrapping(overrides: dict[str, Any], **options: str | None) -> dict[str, Any]
 def base_recipe(recipe: str | None, resume: bool, model: str, out: str | None) -> str | Path | None:
     """What the flags override: the given recipe, the resumed run's own, or the model's default; None if it has none."""
     if recipe is None and resume and out is not None:
-        saved = Path(out) / "config.toml"
+        from swwae_zoo.utils.files import user_path
+
+        saved = user_path(out) / "config.toml"
         if not saved.is_file():
             raise ValueError(f"{out}: holds no run to resume; leave --resume out to start one")
         return saved

@@ -52,13 +52,7 @@ def recipe_of(home: Path) -> RunConfig:
         raise ValueError(
             f"{printable(home)} holds no run: expected the folder that `swwae train` wrote, with config.toml in it"
         )
-    try:
-        return read_recipe(path)
-    except RecursionError:
-        raise ValueError(
-            f"{printable(path)}: tables or lists nested too deep, expected a recipe as `swwae train` writes it: "
-            "take the run from a copy"
-        ) from None
+    return read_recipe(path)
 
 
 def load_saved(run: str | Path, weights: str = "best", device: torch.device | None = None) -> Saved:
@@ -73,13 +67,12 @@ def load_saved(run: str | Path, weights: str = "best", device: torch.device | No
         ValueError: no run there, several runs there, no such weights yet, or weights that can't be read or that
             belong to another architecture.
     """
-    run, device = Path(run), device or torch.device("cpu")
+    run, device = user_path(run), device or torch.device("cpu")
     if weights not in WEIGHTS:
         raise ValueError(f"weights: got {weights!r}, expected one of {', '.join(WEIGHTS)}")
     is_folder = run.name in WEIGHTS and (run.parent / "config.toml").is_file()
     home, folder = (run.parent, run) if is_folder else (run, run / weights)
-    if not (home / "config.toml").is_file():
-        raise ValueError(f"{run} holds no run: expected the folder that `swwae train` wrote, with config.toml in it")
+    config = recipe_of(home)
     rounds = sorted(path.parent.name for path in home.glob("seed*/config.toml"))
     if rounds:
         raise ValueError(
@@ -90,7 +83,6 @@ def load_saved(run: str | Path, weights: str = "best", device: torch.device | No
             raise ValueError(
                 f"{folder}: has no {name}; the run has not come to its first checkpoint, or give another --weights"
             )
-    config = recipe_of(home)
     try:
         read_model_config(folder / "config.json", local=True)  # timm would stumble over another JSON
         model = timm.create_model(f"local-dir:{folder}", pretrained=True)

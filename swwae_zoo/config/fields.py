@@ -36,7 +36,9 @@ def option(group: str, default: Any, help: str, **rules: Any) -> Any:
         default: its default; a list or dict is copied.
         help: one line.
         rules: `choices` (a tuple); the bounds `minimum`, `above`, `maximum`, `below`; `required=True` for text that
-            may not be empty; `flags` where they are not the name with dashes.
+            may not be empty; `flags` where they are not the name with dashes; `elsewhere` and `at_length`, what a
+            recipe's value becomes under other data or another length; `two_views=True` for the weight of a term that
+            compares two views.
     """
     metadata = {"group": group, "help": help, **rules}
     if isinstance(default, (list, dict)):

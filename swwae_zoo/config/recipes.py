@@ -36,6 +36,8 @@ def read_recipe(name_or_path: str | Path) -> RunConfig:
             raise ValueError(f"schema: got {schema!r}, expected {SCHEMA}, the one that this version of swwae_zoo knows")
         check_known(table)
         return RunConfig(**table)
+    except RecursionError:
+        raise ValueError(f"recipe {name_or_path}: tables or lists nested too deep, expected one level") from None
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"recipe {name_or_path}: not valid TOML: {error}") from None
     except ValueError as error:

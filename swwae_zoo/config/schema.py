@@ -16,6 +16,7 @@ __all__ = [
     "GROUPS",
     "SCHEMA",
     "RunConfig",
+    "check_two_views",
     "fallbacks",
     "lambdas",
     "merge",
@@ -103,9 +104,15 @@ class RunConfig:
         "Loss", 1.0, "Weight of the middle losses, L2M: one, or one per middle, shallow to deep.", minimum=0
     )
     lambda_l1: float = option("Loss", 0.0, "Weight of the L1 penalty, the paper's rival in Table 4.", minimum=0)
-    lambda_consistency: float = option("Loss", 0.0, "Weight of the consistency of a weak and a strong view.", minimum=0)
+    lambda_consistency: float = option(
+        "Loss", 0.0, "Weight of the consistency of a weak and a strong view.", minimum=0, two_views=True
+    )
     lambda_cross: float = option(
-        "Loss", 0.0, "Weight of reconstruction by what of the strong and where of the weak view.", minimum=0
+        "Loss",
+        0.0,
+        "Weight of reconstruction by what of the strong and where of the weak view.",
+        minimum=0,
+        two_views=True,
     )
     lambda_other: dict[str, ModelArg] = option(
         "Loss",
@@ -198,36 +205,55 @@ def validate(config: RunConfig) -> None:
         raise ValueError(f"min_lr: got {config.min_lr}, expected at most lr, {config.lr}")
     if (config.steps > 0) == (config.epochs > 0):
         raise ValueError(f"steps, epochs: got {config.steps} and {config.epochs}, expected exactly one of them above 0")
-    middle = config.lambda_middle if isinstance(config.lambda_middle, list) else [config.lambda_middle]
-    others = [value for name, value in lambdas(config).items() if name not in ("nll", "rec", "middle", "l1")]
-    if not any([config.lambda_nll, config.lambda_rec, *middle, *others]):
+    _validate_lambdas(config)
+    weights = [weight for name, weight in lambdas(config).items() if name != "l1"]  # a penalty alone teaches nothing
+    if not any(max(weight) if isinstance(weight, list) else weight for weight in weights):
         raise ValueError("lambda_nll, lambda_rec, lambda_middle: got 0 for all, expected at least one above 0")
-    _validate_views(config)
-    for name, value in config.model_args.items():
+    for key in fields(config):
+        if key.type == dict[str, ModelArg]:
+            _validate_table(key.name, getattr(config, key.name))
+        if key.metadata.get("two_views") and getattr(config, key.name):
+            check_two_views(config, key.name)
+    if config.labeled_view == "strong" and config.strong == "none":
+        raise ValueError("labeled_view: got 'strong', but strong = 'none': give --strong grey or photo")
+
+
+def _validate_table(key: str, table: Mapping[str, Any]) -> None:
+    for name, value in table.items():
         if not isinstance(name, str) or not name.isidentifier():
-            raise ValueError(f"model_args: got {name!r}, expected the name of an argument, such as drop_rate")
-        if name in _keys():  # in TOML, every line below [model_args] falls into that table
+            raise ValueError(f"{key}: got {name!r}, expected the name of an argument, such as drop_rate")
+        if key == "model_args" and name in _keys():  # in TOML, every line below [model_args] falls into that table
             raise ValueError(f"model_args: got {name!r}, a key of the recipe itself: put it above [model_args]")
         if convert(value, ModelArg) is None:
             kind = type(value).__name__
-            raise ValueError(f"model_args.{name}: got {value!r} ({kind}), expected true, false, a number or text")
+            raise ValueError(f"{key}.{name}: got {value!r} ({kind}), expected true, false, a number or text")
 
 
-def _validate_views(config: RunConfig) -> None:
+def _validate_lambdas(config: RunConfig) -> None:
+    own = [key.name for key in fields(config) if _is_lambda(key.name)]
     for name, weight in config.lambda_other.items():
-        if isinstance(weight, (bool, str)) or not weight >= 0:
+        if f"lambda_{name}" in own:
+            raise ValueError(f"lambda_other: got {name!r}, which has a key of its own: set lambda_{name}")
+        number = convert(weight, float)
+        if number is None or number < 0:
             raise ValueError(f"lambda_other: got {name} = {weight!r}, expected a number at least 0")
-    for name in ("lambda_consistency", "lambda_cross"):
-        if not getattr(config, name):
-            continue
-        if config.strong == "none":
-            raise ValueError(f"{name}: needs strong views of the unlabelled images: give --strong grey or photo")
-        if config.unlabeled == "none":
-            raise ValueError(f"{name}: needs unlabelled images, got unlabeled = 'none': name some, or set {name} = 0")
-        if not config.ema:
-            raise ValueError(f"{name}: needs a teacher, the moving average of the weights: give --ema 0.99")
-    if config.labeled_view == "strong" and config.strong == "none":
-        raise ValueError("labeled_view: got 'strong', but strong = 'none': give --strong grey or photo")
+
+
+def check_two_views(config: RunConfig, name: str) -> None:
+    """Checks that there is what a term needs that compares a weak and a strong view of the unlabelled images.
+
+    Args:
+        name: of the term's weight, such as "lambda_consistency".
+
+    Raises:
+        ValueError: one line that says what to give.
+    """
+    if config.strong == "none":
+        raise ValueError(f"{name}: needs strong views of the unlabelled images: give --strong grey or photo")
+    if config.unlabeled == "none":
+        raise ValueError(f"{name}: needs unlabelled images, got unlabeled = 'none': name some, or set {name} = 0")
+    if not config.ema:
+        raise ValueError(f"{name}: needs a teacher, the moving average of the weights: give --ema 0.99")
 
 
 def lambdas(config: RunConfig) -> dict[str, Any]:

@@ -36,6 +36,10 @@ _KNOTS = 5  # of the elastic grid, on each axis: fewer is an affine map, more te
 _BORDERS = {"zeros": "zeros", "reflect": "reflection"}  # our name: the name `grid_sample` has
 
 
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
 @dataclass(frozen=True)
 class Augmentation:
     """Largest amounts of one kind of view. Each image draws its own amounts, uniformly, up to these. 0 turns one off.
@@ -86,14 +90,13 @@ class Augmentation:
             raise ValueError(f"shift: got {self.shift!r}, expected a whole number of pixels, 0 for none")
         for name, most in _MOST.items():
             value = getattr(self, name)
-            if not 0 <= value <= most or not math.isfinite(value):
+            if not _is_number(value) or not 0 <= value <= most or not math.isfinite(value):
                 upto = f"a number from 0 to {most:g}" if math.isfinite(most) else "a finite number of at least 0"
                 raise ValueError(f"{name}: got {value!r}, expected {upto}; 0 turns it off")
         for name in ("scale", "crop", "cutout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(
-                    f"{name}: got {getattr(self, name)!r}, expected at least 0 and below 1; 0 turns it off"
-                )
+            value = getattr(self, name)
+            if not _is_number(value) or not 0 <= value < 1:
+                raise ValueError(f"{name}: got {value!r}, expected a number of at least 0 and below 1; 0 turns it off")
 
     @property
     def is_warped(self) -> bool:

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from swwae_zoo.loss.terms import TERMS, Step, Term
 
-__all__ = ["Lambdas", "parts_of", "term_values", "total_loss"]
+__all__ = ["Lambdas", "term_values", "total_loss"]
 
 Weight = float | tuple[float, ...]
 
@@ -41,7 +42,7 @@ class Lambdas(Mapping[str, Weight]):
         for name, weight in given.items():
             if name not in TERMS:
                 raise ValueError(f"lambda_{name}: got a weight for no known term, expected one of {', '.join(TERMS)}")
-            if any(not math.isfinite(value) or value < 0 for value in _parts(weight)):
+            if any(not math.isfinite(value) or value < 0 for value in _weights(weight)):
                 raise ValueError(f"lambda_{name} is {weight}: expected finite numbers >= 0; 0 leaves the term out")
         self._weights: dict[str, Weight] = {
             name: tuple(weight) if isinstance(weight, (list, tuple)) else weight for name, weight in given.items()
@@ -59,7 +60,7 @@ class Lambdas(Mapping[str, Weight]):
     @property
     def active(self) -> list[Term]:
         """The terms whose weight is above 0."""
-        return [term for term in TERMS.values() if max(_parts(self[term.name]), default=0.0) > 0]
+        return [term for term in TERMS.values() if max(_weights(self[term.name]), default=0.0) > 0]
 
     @property
     def needs(self) -> frozenset[str]:
@@ -98,9 +99,13 @@ class Lambdas(Mapping[str, Weight]):
         return middle
 
 
-def term_values(lambdas: Lambdas, step: Step) -> dict[str, Tensor | Sequence[Tensor]]:
-    """The value of every active term, unweighted, by name; the NLL's always, so that it can be watched."""
-    return {term.name: term.value(step) for term in TERMS.values() if term.name == "nll" or term in lambdas.active}
+def term_values(lambdas: Lambdas, step: Step) -> dict[str, list[Tensor]]:
+    """The value of every active term, unweighted, by name; the NLL's always, so that it can be watched.
+
+    Each is a list of scalars, one for each part that has a weight of its own: middles are several, or none.
+    """
+    active = lambdas.active
+    return {term.name: _list(term.value(step)) for term in TERMS.values() if term.name == "nll" or term in active}
 
 
 def total_loss(
@@ -113,11 +118,11 @@ def total_loss(
         values: by a term's name, its value: a scalar, or one for each middle.
         factors: by a term's name, a scalar that its weight is multiplied with; none where not given.
     """
-    tensors = {name: parts_of(value) for name, value in values.items()}
+    tensors = {name: _list(value) for name, value in values.items()}
     device = next((parts[0].device for parts in tensors.values() if parts), None)
     total = torch.zeros((), device=device)
     for name, parts in tensors.items():
-        weights = lambdas.per_middle(len(parts)) if name == "middle" else _parts(lambdas[name]) * len(parts)
+        weights = lambdas.per_middle(len(parts)) if name == "middle" else _weights(lambdas[name]) * len(parts)
         for weight, part in zip(weights, parts, strict=True):
             if weight > 0:
                 factor = None if factors is None else factors.get(name)
@@ -125,10 +130,9 @@ def total_loss(
     return total
 
 
-def parts_of(value: Tensor | Sequence[Tensor]) -> list[Tensor]:
-    """A term's value as a list of scalars."""
-    return [value] if isinstance(value, Tensor) else [part for part in value if isinstance(part, Tensor)]
+def _list(value: Tensor | Sequence[Tensor]) -> list[Tensor]:
+    return [value] if isinstance(value, Tensor) else cast(list[Tensor], list(value))
 
 
-def _parts(weight: Weight | list[float]) -> tuple[float, ...]:
+def _weights(weight: Weight | list[float]) -> tuple[float, ...]:
     return tuple(weight) if isinstance(weight, (tuple, list)) else (weight,)

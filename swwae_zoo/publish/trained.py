@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from swwae_zoo.analysis.load import WEIGHTS, recipe_of
 from swwae_zoo.config import RunConfig
 from swwae_zoo.hub.verify import sha256_of
+from swwae_zoo.utils.files import user_path
 from swwae_zoo.utils.json_files import read_json
 from swwae_zoo.utils.text import printable
 
@@ -91,7 +92,7 @@ def find_trained(run: str | Path, weights: str | None = None) -> Trained:
     Raises:
         ValueError: no run there, or one that is not finished.
     """
-    run = Path(run)
+    run = user_path(run)
     if weights is not None and weights not in WEIGHTS:
         raise ValueError(f"weights: got {weights!r}, expected one of {', '.join(WEIGHTS)}")
     if run.name in WEIGHTS and (run.parent / "config.toml").is_file():

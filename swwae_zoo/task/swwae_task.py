@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from swwae_zoo.loss import Lambdas, Step, TermOptions, term_values, total_loss
-from swwae_zoo.loss.objective import parts_of
 from swwae_zoo.models import SWWAE
 
 __all__ = ["SWWAETask"]
@@ -94,8 +93,7 @@ class SWWAETask(TrainingTask):
     def _eager_losses(self, input: Tensor, target: Tensor, weak: Tensor | None) -> dict[str, Tensor]:
         step = self._run(input, target, weak)
         values = term_values(self.lambdas, step)
-        parts = {name: parts_of(value) for name, value in values.items()}
-        sums = {name: torch.stack(own).sum() if len(own) > 1 else own[0] for name, own in parts.items() if own}
+        sums = {name: torch.stack(own).sum() if len(own) > 1 else own[0] for name, own in values.items() if own}
         return {
             "loss": total_loss(self.lambdas, values, self._factors),
             "output": step.logits.detach(),

@@ -13,7 +13,9 @@ from swwae_zoo.config import RunConfig
 from swwae_zoo.data import SplitRequest, Splits, make_splits, physical_memory, seeded
 from swwae_zoo.models import SWWAE, build_meta
 from swwae_zoo.optim.finetune import freeze
+from swwae_zoo.utils.checksums import check_sealed
 from swwae_zoo.utils.distributed import World
+from swwae_zoo.utils.files import user_path
 
 __all__ = ["build_model", "input_shape", "load_initial", "memory_limit", "resolve_device", "splits_of"]
 
@@ -117,15 +119,16 @@ def load_initial(model: SWWAE, source: str | Path) -> None:
     Raises:
         ValueError: no weights there, or those of another net.
     """
-    source = Path(source)
+    source = user_path(source)
     file = next((f for f in (source / "model.safetensors", source / "best" / "model.safetensors") if f.is_file()), None)
     if file is None:
         raise ValueError(
             f"init: {source} holds no weights: expected a run directory that `swwae train` wrote, or its best/ or last/"
         )
     try:
+        check_sealed(file)
         saved = safetensors.torch.load_file(file)
-    except (OSError, safetensors.SafetensorError) as error:
+    except (OSError, ValueError, safetensors.SafetensorError) as error:
         raise ValueError(f"init: {file} can't be read: {' '.join(str(error).split()):.200}") from error
     own = model.state_dict()
     classifier = model.pretrained_cfg.get("classifier") or ()

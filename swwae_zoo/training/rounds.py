@@ -22,6 +22,7 @@ from swwae_zoo.training.run_directory import Elsewhere, RunDirectory
 from swwae_zoo.training.signals import Interrupt
 from swwae_zoo.training.trainer import Trainer, lambdas_of
 from swwae_zoo.utils.distributed import World, connected
+from swwae_zoo.utils.files import user_path
 
 __all__ = ["train_rounds"]
 
@@ -69,7 +70,7 @@ def _train_rounds(
 ) -> list[dict[str, Any]]:
     shape = input_shape(config)
     name = f"{config.model}-{config.data}-{config.num_labels or 'all'}"
-    out = Path(config.out or f"runs/{name.translate(_NO_PATH)}")
+    out = user_path(config.out or f"runs/{name.translate(_NO_PATH)}")
     config = replace(config, out=str(out))
     if world.restarts and RunDirectory.begun_by(out, world.job):  # the launcher's command line is that of the start
         resume, force = True, False

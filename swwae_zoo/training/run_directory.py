@@ -29,7 +29,7 @@ from torch import nn
 
 from swwae_zoo.config import RunConfig, to_toml
 from swwae_zoo.utils.checksums import is_sealed_zip, save_sealed, seal_zip
-from swwae_zoo.utils.files import atomic_write
+from swwae_zoo.utils.files import atomic_write, user_path
 from swwae_zoo.utils.json_files import read_json
 from swwae_zoo.utils.provenance import provenance
 
@@ -68,7 +68,7 @@ class RunDirectory:
     """
 
     def __init__(self, path: str | Path, resume: bool = False, force: bool = False):
-        self.path, self.resume, self.force = Path(path).expanduser(), resume, force
+        self.path, self.resume, self.force = user_path(path), resume, force
         self._held: int | None = None
         if resume and force:
             raise ValueError("got --resume and --force: the one goes on with a run, the other drops it; choose one")
@@ -131,10 +131,10 @@ class RunDirectory:
     def begun_by(path: str | Path, job: str) -> bool:
         """Whether the run in ``path`` was begun, or last taken up again, by this launch."""
         try:
-            run = json.loads((Path(path) / "run.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            run = read_json(Path(path) / "run.json", dict, "start over with --force")
+        except ValueError:
             return False
-        return [run, *run.get("resumed", [])][-1].get("job") == job
+        return run is not None and [run, *run.get("resumed", [])][-1].get("job") == job
 
     def _rounds(self) -> Iterator[Path]:
         """The folders of the rounds below: seed0, seed0-twin, ..."""
@@ -249,7 +249,7 @@ class Elsewhere(RunDirectory):
     """Run directory of a non-zero rank: every write is a no-op."""
 
     def __init__(self, path: str | Path):
-        self.path, self.resume = Path(path).expanduser(), False
+        self.path, self.resume = user_path(path), False
         self._held = None
 
     def begin(self, config: RunConfig, job: str = "") -> None:

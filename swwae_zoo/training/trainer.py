@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from swwae_zoo.config import RunConfig, lambdas
+from swwae_zoo.config import RunConfig, check_two_views, lambdas
 from swwae_zoo.data import AUGMENT, STRONG, Images, IndexStream, Preprocess, RandomView, Splits, augmentation, seeded
 from swwae_zoo.layers.sync_batch_norm import with_sync_batch_norm
 from swwae_zoo.loss import TERMS, Lambdas, TermOptions
@@ -104,6 +104,9 @@ class Trainer:
         layout = torch.channels_last if config.channels_last else torch.contiguous_format
         self.model: SWWAE = model.to(device=device, memory_format=layout)  # pyright: ignore[reportCallIssue]
         self.lambdas = lambdas_of(config)
+        for term in self.lambdas.active:  # those from outside too, of which the configuration knows the weight alone
+            if term.needs & {"strong view", "teacher"}:
+                check_two_views(config, f"lambda_{term.name}")
         self._set_data(splits)
         self._set_task()
         self.steps = config.steps or config.epochs * self.steps_per_epoch

@@ -7,6 +7,7 @@ import json
 import struct
 from collections.abc import Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 import safetensors.torch
 from torch import Tensor
@@ -30,12 +31,11 @@ def seal_zip(path: Path) -> None:
         assert file.read(2) == b"\0\0", "the archive has a comment already"
         file.seek(-2, 2)
         file.write(struct.pack("<H", _HEX))
-        file.flush()
+        end = file.tell()
         file.seek(0)
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-        file.write(digest.hexdigest().encode())
+        seal = _digest(file, end)
+        file.seek(end)
+        file.write(seal)
 
 
 def is_sealed_zip(path: Path) -> bool:
@@ -43,13 +43,18 @@ def is_sealed_zip(path: Path) -> bool:
     size = path.stat().st_size
     if size <= _HEX:
         return False
-    digest, left = hashlib.sha256(), size - _HEX
     with open(path, "rb") as file:
-        while left:
-            block = file.read(min(left, 1 << 20))
-            digest.update(block)
-            left -= len(block)
-        return file.read() == digest.hexdigest().encode()
+        seal = _digest(file, size - _HEX)
+        return file.read() == seal
+
+
+def _digest(file: BinaryIO, count: int) -> bytes:
+    """Hexadecimal SHA-256 of the next ``count`` bytes, or of those that are there."""
+    digest = hashlib.sha256()
+    while count and (block := file.read(min(count, 1 << 20))):
+        digest.update(block)
+        count -= len(block)
+    return digest.hexdigest().encode()
 
 
 def save_sealed(tensors: Mapping[str, Tensor], path: Path, config: bytes) -> None:

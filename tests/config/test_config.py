@@ -383,6 +383,12 @@ def test_keys_of_another_length_give_way():
         ({"confidence": 0.0}, "confidence: got 0.0, expected a number above 0 and at most 1"),
         ({"confidence": 1.5}, "confidence: got 1.5, expected a number above 0 and at most 1"),
         ({"lambda_other": {"mine": -1}}, "lambda_other: got mine = -1, expected a number at least 0"),
+        ({"lambda_other": {"rec": 5}}, "lambda_other: got 'rec', which has a key of its own: set lambda_rec"),
+        ({"strong_args": {"a b": 1}}, "strong_args: got 'a b', expected the name of an argument"),
+        (
+            {"augment_args": {"shift": [1]}},
+            "augment_args.shift: got [1] (list), expected true, false, a number or text",
+        ),
     ],
 )
 def test_views_and_teachers(keys, message):

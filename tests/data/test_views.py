@@ -302,3 +302,10 @@ def test_presets_by_name_with_amounts_replaced():
     with pytest.raises(ValueError, match="'rotate'.*rotation"):
         augmentation("grey", STRONG, rotate=3)
     assert not STRONG["grey"].mirror and not AUGMENT["shift"].mirror  # a mirrored digit is no digit
+
+
+@pytest.mark.parametrize("name", ["rotation", "noise", "scale", "cutout"])
+@pytest.mark.parametrize("value", ["much", True, None])
+def test_an_amount_is_a_number(name: str, value: object) -> None:
+    with pytest.raises(ValueError, match=f"{name}: got {value!r}, expected a"):
+        Augmentation(**{name: value})  # type: ignore[arg-type]

@@ -90,3 +90,17 @@ def test_it_trains_is_logged_drawn_resumed_and_left_out_of_the_twin(
     monkeypatch.setattr(Trainer, "train_step", step)
     train_rounds(replace(with_term, out=str(tmp_path / "d")), resume=True)
     assert (tmp_path / "d" / "last" / "model.safetensors").read_bytes() == weights["seed0"]
+
+
+@pytest.mark.usefixtures("term")
+def test_it_is_told_what_it_lacks(tmp_path: Path) -> None:
+    needy = swwae_zoo.register_term(Term("needy", "needy", "unlabeled", spread, frozenset({"strong view", "teacher"})))
+    try:
+        config = replace(CONFIG, lambda_other={"needy": 1.0}, out=str(tmp_path / "run"))
+        with pytest.raises(ValueError, match="lambda_needy: needs strong views of the unlabelled images"):
+            train_rounds(config)
+        with pytest.raises(ValueError, match="lambda_needy: needs a teacher"):
+            train_rounds(replace(config, strong="grey"))
+        assert not (tmp_path / "run").exists()
+    finally:
+        del TERMS[needy.name]

@@ -7,7 +7,9 @@ import pytest
 import timm
 import torch
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
+from swwae_zoo.cli.main import app
 from swwae_zoo.config import RunConfig
 from swwae_zoo.training.build import build_model, load_initial
 from swwae_zoo.training.rounds import train_rounds
@@ -72,3 +74,27 @@ def test_what_can_not_be_started_from_is_said_in_a_line(learned: Path, tmp_path:
         with pytest.raises(ValueError, match=words) as caught:
             build_model(config, num_classes=10)
         assert "\n" not in str(caught.value)
+
+
+def test_damaged_weights_are_not_started_from(learned: Path, tmp_path: Path) -> None:
+    damaged = bytearray((learned / "last" / "model.safetensors").read_bytes())
+    damaged[-5] ^= 4
+    (tmp_path / "model.safetensors").write_bytes(damaged)
+    with pytest.raises(ValueError, match="init: .* is not as it was written") as error:
+        build_model(replace(BASE, init=str(tmp_path)), num_classes=10)
+    assert "\n" not in str(error.value)
+
+
+def test_a_home_is_expanded_wherever_a_run_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for args in (["--data", "digits", "--steps", "2", "--out=~/run"], ["--resume", "--out=~/run"]):
+        result = CliRunner().invoke(
+            app, ["train", "--model", "swwae_mnist", "--model-arg", "notation=(4)3c-2p-10fc", *args]
+        )
+        assert result.exit_code == 0, result.output
+    result = CliRunner().invoke(app, ["eval", "~/run", "--json"])
+    assert result.exit_code == 0, result.output
+    args = {"notation": "(4)3c-2p-10fc"}
+    build_model(RunConfig(steps=1, model_args=args, init="~/run"), num_classes=10)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]

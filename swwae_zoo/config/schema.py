@@ -121,6 +121,10 @@ class RunConfig:
         flags=("--lambda-other",),
     )
     detach_targets: bool = option("Loss", False, "Stop the gradient of L2M into the encoder's targets.")
+    rec_trains: str = option(
+        "Loss", "all", "What reconstruction trains beside the classifier: all, or the decoder.",
+        choices=("all", "decoder"),
+    )  # fmt: skip
     confidence: float = option(
         "Loss", 0.95, "Least probability at which the teacher's class becomes a target.", above=0, maximum=1
     )

@@ -39,10 +39,12 @@ class TermOptions(NamedTuple):
 
     detach_targets: keep the gradient of L2M, and of the cross-view terms, out of their targets.
     confidence: least probability, above 0 and at most 1, at which the teacher's class becomes a target.
+    decoder_only: what and where reach the decoder without gradient, so that reconstruction trains the decoder alone.
     """
 
     detach_targets: bool = False
     confidence: float = 0.95
+    decoder_only: bool = False
 
 
 class Step(NamedTuple):

@@ -113,7 +113,8 @@ class SWWAETask(TrainingTask):
         else:
             both = model.forward_head(features)
             logits, strong_logits = both[:labeled], both[labeled:]
-        decoding = model.forward_decoder(encoding) if "decoding" in needs else None
+        seen_by_decoder = _detached(encoding) if self.options.decoder_only else encoding
+        decoding = model.forward_decoder(seen_by_decoder) if "decoding" in needs else None
         teacher_logits, cross = None, None
         if "teacher" in needs:
             if weak is None:
@@ -121,7 +122,7 @@ class SWWAETask(TrainingTask):
             seen = self._teach(weak, "teacher encoding" in needs)
             teacher_logits = seen[0]
             if "cross decoding" in needs:
-                cross = model.forward_decoder(model.with_where(_images(encoding, slice(labeled, None)), seen[1]))
+                cross = model.forward_decoder(model.with_where(_images(seen_by_decoder, slice(labeled, None)), seen[1]))
         return Step(logits, target, input, encoding, decoding, strong_logits, teacher_logits, weak, cross, self.options)
 
     @torch.no_grad()
@@ -142,3 +143,8 @@ class SWWAETask(TrainingTask):
 def _images(tree: Any, part: slice) -> Any:
     """That part of the batch of every tensor in a structure of tensors (B, ...)."""
     return tree_map_only(Tensor, lambda tensor: tensor[part], tree)
+
+
+def _detached(tree: Any) -> Any:
+    """The same values in a structure of tensors, without gradient."""
+    return tree_map_only(Tensor, Tensor.detach, tree)

@@ -129,8 +129,10 @@ class Trainer:
             else self.weights[name] * weight
             for name, weight in self.lambdas.items()
         }
-        options = TermOptions(config.detach_targets, config.confidence)
-        self.task = SWWAETask(self.model, Lambdas(**own), options, config.ramp, config.fade, device=self.device)
+        # Without a classification loss it is reconstruction that the encoder learns from, to the end.
+        fade, decoder_only = (config.fade, config.rec_trains == "decoder") if self.lambdas.classifies else (0.0, False)
+        options = TermOptions(config.detach_targets, config.confidence, decoder_only)
+        self.task = SWWAETask(self.model, Lambdas(**own), options, config.ramp, fade, device=self.device)
         if config.ema:
             self.task.setup_ema(config.ema, use_warmup=True)
             self.task.trainable_module_ema.requires_grad_(False)

@@ -140,6 +140,23 @@ def test_detached_targets(model):
     )
 
 
+def test_reconstruction_trains_the_decoder_alone(model):
+    def gradients(lambdas, **options):
+        model.zero_grad()
+        SWWAETask(model, lambdas, TermOptions(**options))(IMAGES, TARGET)["loss"].backward()
+        return {name: p.grad for name, p in model.named_parameters()}
+
+    def part(grads, decoder):
+        return {name: grad for name, grad in grads.items() if name.startswith("decoder.") == decoder}
+
+    lambdas = Lambdas(1.0, 3.0, (2.0, 0.5))
+    alone = gradients(lambdas, decoder_only=True)
+    torch.testing.assert_close(part(alone, False), part(gradients(SUPERVISED), False))
+    both = gradients(lambdas)
+    torch.testing.assert_close(part(alone, True), part(both, True))
+    assert not torch.allclose(alone["stages.0.convs.0.conv.weight"], both["stages.0.convs.0.conv.weight"])
+
+
 @pytest.mark.parametrize("lambdas", [UNSUPERVISED, SEMI_SUPERVISED], ids=["unsupervised", "semi-supervised"])
 def test_a_compiled_step_is_the_eager_one(model, lambdas):
     torch._dynamo.reset()

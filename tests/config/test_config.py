@@ -180,7 +180,7 @@ def test_a_recipe_is_read_by_path(recipe):
     [
         ("steps = 1\nlambda_rek = 1\n", "unknown key 'lambda_rek'; did you mean lambda_rec?"),
         ("steps = 1\nzzz = 1\n", "unknown key 'zzz'; `swwae train --help` lists them all"),
-        ("[sections]\nlr = 1\n", "unknown key 'sections'; `swwae train --help` lists them all"),
+        ("[xyzzy]\nlr = 1\n", "unknown key 'xyzzy'; `swwae train --help` lists them all"),
         ("steps = 1\nlr = 'fast'\n", "lr: got 'fast' (str), expected a number above 0"),
         (
             "steps = 1\n[model_args]\nlr = 2\n",

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from swwae_zoo.config import RunConfig, read_recipe, without_lambdas
-from swwae_zoo.data import Splits
+from swwae_zoo.data import Splits, pinned, unpinned
 from swwae_zoo.models import swwae as _registers_the_models  # noqa: F401
 from swwae_zoo.training.build import build_model, input_shape, resolve_device, splits_of
 from swwae_zoo.training.progress import Progress
@@ -74,6 +74,7 @@ def _train_rounds(
     config = replace(config, out=str(out))
     if world.restarts and RunDirectory.begun_by(out, world.job):  # the launcher's command line is that of the start
         resume, force = True, False
+    config = pinned_data(config, out, resume, world)
     if resume and world.first:
         check_same_run(config, out)
 
@@ -100,7 +101,7 @@ def _train_rounds(
         directory = root if len(runs) == 1 else directory_of(run.out)
         trainer = Trainer(run, build_model(run, splits.num_classes, world), splits, directory, device, progress, world)
         if not results:  # all that can be wrong with the input is known by now
-            root.begin(config, world.job)
+            root.begin(config, world.job, {"data": what_was_read(splits)})
             for note in notes:
                 progress.say(note)
             interrupt.advice = f"go on with: swwae train --resume --out {shlex.quote(str(out))}"
@@ -115,6 +116,30 @@ def _train_rounds(
     for line in summary(results):
         progress.say(line)
     return results
+
+
+def pinned_data(config: RunConfig, out: Path, resume: bool, world: World) -> RunConfig:
+    """The recipe with the commit of each data set of the Hub; a resumed run keeps those that it began with."""
+
+    def resolve() -> dict[str, str]:
+        begun = read_recipe(out / "config.toml") if resume and (out / "config.toml").is_file() else config
+        return {
+            key: was if unpinned(was) == (now := getattr(config, key)) else pinned(now)
+            for key in ("data", "unlabeled")
+            for was in (getattr(begun, key),)
+        }
+
+    return replace(config, **world.from_first(resolve))
+
+
+def what_was_read(splits: Splits) -> dict[str, dict[str, Any]]:
+    """Source, number and fingerprint of each part of the data, by which a later run can be compared."""
+    parts = {name: getattr(splits, name) for name in ("labeled", "unlabeled", "val", "test")}
+    return {
+        name: {"source": images.name, "images": images.count, "fingerprint": images.fingerprint()}
+        for name, images in parts.items()
+        if images is not None
+    }
 
 
 def runs_of(config: RunConfig) -> list[tuple[RunConfig, bool]]:

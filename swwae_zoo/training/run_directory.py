@@ -19,7 +19,7 @@ import json
 import os
 import re
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -83,11 +83,12 @@ class RunDirectory:
                 f"{self.path} already holds a run: --resume goes on with it, --force starts over, or give another --out"
             )
 
-    def begin(self, config: RunConfig, job: str = "") -> None:
+    def begin(self, config: RunConfig, job: str = "", facts: Mapping[str, Any] | None = None) -> None:
         """Make the folder, drop what an earlier run or a killed one left, and write config.toml and run.json.
 
         Args:
             job: the launch it belongs to, by which `begun_by` knows it again.
+            facts: what else run.json is to hold.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock()
@@ -99,7 +100,7 @@ class RunDirectory:
             partial.unlink(missing_ok=True)
         with atomic_write(self.path / "config.toml") as part:
             part.write_text(to_toml(config), encoding="utf-8")
-        begun, now = self.read_json("run.json"), provenance() | ({"job": job} if job else {})
+        begun, now = self.read_json("run.json"), provenance() | ({"job": job} if job else {}) | dict(facts or {})
         self.write_json("run.json", {**begun, "resumed": [*begun.get("resumed", []), now]} if begun else now)
 
     def _lock(self) -> None:
@@ -252,7 +253,7 @@ class Elsewhere(RunDirectory):
         self.path, self.resume = user_path(path), False
         self._held = None
 
-    def begin(self, config: RunConfig, job: str = "") -> None:
+    def begin(self, config: RunConfig, job: str = "", facts: Mapping[str, Any] | None = None) -> None:
         pass
 
     def write_json(self, name: str, content: Any) -> None:

@@ -177,8 +177,8 @@ def _line(error: BaseException, place: Place) -> str | None:
         )
     if constants.HF_HUB_OFFLINE and names & {"OfflineModeIsEnabled", "ConnectionError", "FileNotFoundError"}:
         return (
-            f"{repo}: HF_HUB_OFFLINE is set, and what is needed is not in the cache: unset it, or name the commit of an "
-            "earlier run (hf:ORG/NAME@COMMIT, as its config.toml has it)"
+            f"{repo}: HF_HUB_OFFLINE is set, and what is needed is not in the cache: unset it, or name the commit "
+            "of an earlier run (hf:ORG/NAME@COMMIT, as its config.toml has it)"
         )
     if "GatedRepoError" in names or "gated dataset" in text:
         how = "ask for access on its page" + ("" if get_token() else f", and give a token ({login})")

@@ -45,7 +45,9 @@ class RunConfig:
         "Model", {}, "KEY=VALUE for timm.create_model; may be repeated.", flags=("--model-arg",)
     )
 
-    data: str = option("Data", "digits", "Labelled data: digits, mnist, svhn, cifar10, folder:PATH, ...", required=True)
+    data: str = option(
+        "Data", "digits", "Labelled data: digits, mnist, cifar10, folder:PATH, hf:ORG/NAME, ...", required=True
+    )
     data_dir: str = option("Data", "", "Where data sets lie (else SWWAE_DATA, else ~/.cache/swwae_zoo).")
     num_labels: int = option(
         "Data", 0, "Labelled images, class-balanced, drawn by the seed; 0 = all.",
@@ -185,6 +187,10 @@ class RunConfig:
     log_every: int = option(
         "Run", 0, "Steps between lines of metrics.jsonl; 0 = fifty in a round.", minimum=0, at_length=0
     )
+    track: str = option(
+        "Run", "none", "Record losses, errors and pictures there as well.",
+        choices=("none", "tensorboard", "trackio", "wandb"),
+    )  # fmt: skip
     out: str = option("Run", "", "Run directory (else runs/MODEL-DATA-LABELS).")
 
     def __post_init__(self) -> None:

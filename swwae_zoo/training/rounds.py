@@ -20,6 +20,7 @@ from swwae_zoo.training.build import build_model, input_shape, resolve_device, s
 from swwae_zoo.training.progress import Progress
 from swwae_zoo.training.run_directory import Elsewhere, RunDirectory
 from swwae_zoo.training.signals import Interrupt
+from swwae_zoo.training.track import check_service
 from swwae_zoo.training.trainer import Trainer, lambdas_of
 from swwae_zoo.utils.distributed import World, connected
 from swwae_zoo.utils.files import user_path
@@ -68,6 +69,7 @@ def _train_rounds(
     notes: Sequence[str],
     stack: ExitStack,
 ) -> list[dict[str, Any]]:
+    check_service(config.track)
     shape = input_shape(config)
     name = f"{config.model}-{config.data}-{config.num_labels or 'all'}"
     out = user_path(config.out or f"runs/{name.translate(_NO_PATH)}")
@@ -107,7 +109,9 @@ def _train_rounds(
             interrupt.advice = f"go on with: swwae train --resume --out {shlex.quote(str(out))}"
         if directory is not root:
             directory.begin(run)
+        directory.track(run)
         results.append({**trainer.run(interrupt), "seed": seed, "twin": twin})
+        directory.end_tracking()
         del trainer  # its model and optimiser make room for the next
         if directory is not root:
             root.write_json("results.json", results)
@@ -155,7 +159,7 @@ def runs_of(config: RunConfig) -> list[tuple[RunConfig, bool]]:
     return runs
 
 
-MAY_CHANGE_ON_RESUME = {"out", "device", "data_dir", "eval_every", "save_every", "log_every", "rounds", "twin"}
+MAY_CHANGE_ON_RESUME = {"out", "device", "data_dir", "eval_every", "save_every", "log_every", "rounds", "twin", "track"}
 
 
 def check_same_run(config: RunConfig, out: Path) -> None:

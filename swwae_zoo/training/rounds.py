@@ -126,12 +126,12 @@ def pinned_data(config: RunConfig, out: Path, resume: bool, world: World) -> Run
     """The recipe with the commit of each data set of the Hub; a resumed run keeps those that it began with."""
 
     def resolve() -> dict[str, str]:
-        begun = read_recipe(out / "config.toml") if resume and (out / "config.toml").is_file() else config
-        return {
-            key: was if unpinned(was) == (now := getattr(config, key)) else pinned(now)
-            for key in ("data", "unlabeled")
-            for was in (getattr(begun, key),)
-        }
+        begun = read_recipe(out / "config.toml") if resume and (out / "config.toml").is_file() else None
+        found = {}
+        for key in ("data", "unlabeled"):
+            now, was = getattr(config, key), getattr(begun, key, "")
+            found[key] = was if was and unpinned(was) == now else pinned(now)
+        return found
 
     return replace(config, **world.from_first(resolve))
 

@@ -370,10 +370,10 @@ def _with_bytes(cell: Any, repo: str) -> Any:
 
 def _in_cache(path: str) -> bool:
     """Whether a file lies where the library puts its downloads."""
-    import datasets
+    from datasets import config
     from huggingface_hub import constants
 
-    caches = [datasets.config.HF_DATASETS_CACHE, datasets.config.DOWNLOADED_DATASETS_PATH, constants.HF_HUB_CACHE]
+    caches = [config.HF_DATASETS_CACHE, config.DOWNLOADED_DATASETS_PATH, constants.HF_HUB_CACHE]
     real = os.path.realpath(path)
     return any(real.startswith(os.path.realpath(cache) + os.sep) for cache in caches)
 

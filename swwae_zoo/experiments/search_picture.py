@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
 from swwae_zoo.experiments.ranges import Range
 
@@ -78,6 +78,10 @@ def draw_search(path: Path, records: Sequence[Record], space: Sequence[Range]) -
         axis.set(xlabel=one.key.removeprefix("model_args."), ylabel="error (%)" if place % COLUMNS == 0 else "")
         if one.log:
             axis.set_xscale("log")
+            if one.high / one.low <= 10:  # powers of ten alone would be too few
+                axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+                axis.xaxis.set_minor_locator(NullLocator())
         axis.set_xlim(*_with_margin(one))
     for axis in figure.axes:
         axis.grid(alpha=0.3)

@@ -1,6 +1,5 @@
 """The card says what the run directory says, in words that others can check, and no path of this machine."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import swwae_zoo
 from swwae_zoo.config import read_recipe, to_toml
 from swwae_zoo.publish.trained import Figure, find_trained
 from swwae_zoo.utils.checksums import save_sealed
+from swwae_zoo.utils.json_files import read_json, write_json
 
 
 def card_of(run: Path, **how: str) -> str:
@@ -37,9 +37,9 @@ def rounds(tmp_path: Path) -> Path:
                 "test_rec": None if twin else 0.01,
             }
             make_run(home, result=result, seed=seed, unlabeled="folder:/home/ann/secret", **lambdas)
-            results.append({**json.loads((home / "result.json").read_text()), "seed": seed, "twin": twin})
+            results.append({**read_json(home / "result.json", dict, ""), "seed": seed, "twin": twin})
     shutil.copy(root / "seed0" / "config.toml", root / "config.toml")
-    (root / "results.json").write_text(json.dumps(results))
+    write_json(root / "results.json", results)
     return root
 
 

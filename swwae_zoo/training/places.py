@@ -111,6 +111,8 @@ def _run(path: Path, weights: str | None, net_only: bool) -> Place | None:
     absolute = Path(os.path.abspath(path))  # "." has no name
     if absolute.name in CHOICES and (path / os.pardir / "config.toml").is_file():
         home, folder = path.parent if path.name else absolute.parent, path
+        if weights not in (None, absolute.name):
+            raise ValueError(f"weights: got {weights!r} and {printable(path)}, which says {absolute.name}: give one")
     elif (path / "config.toml").is_file() or rounds_in(path):
         home, folder = path, path / (weights or CHOICES[0])
     else:
@@ -139,7 +141,7 @@ def _folder(path: Path, name: str, net_only: bool) -> Place:
                 "save_for_hf writes it with safe_serialization=True"
             )
         return Place(str(path), "folder", path)
-    raise ValueError(f"model: got {printable(name)!r}, which {_fault(path, name)}; expected {_expected()}")
+    raise ValueError(f"got {printable(name) or repr(name)}, which {_fault(path, name)}; expected {_expected()}")
 
 
 def _fault(path: Path, name: str) -> str:

@@ -1,5 +1,6 @@
 """Runs that start from another run's weights, whole or with a frozen encoder."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -65,11 +66,12 @@ def test_what_can_not_be_started_from_is_said_in_a_line(learned: Path, tmp_path:
     broken = tmp_path / "broken"
     broken.mkdir()
     (broken / "model.safetensors").write_bytes(b"nothing")
+    shutil.copy(learned / "last" / "config.json", broken)
     for config, words in (
-        (replace(BASE, init=str(tmp_path)), "holds no weights"),
+        (replace(BASE, init=str(tmp_path)), "is a folder without a model"),
         (wider, "of another net"),
         (deeper, "of another net"),
-        (replace(BASE, init=str(broken)), "can't be read"),
+        (replace(BASE, init=str(broken)), "is no safetensors file, or damaged"),
     ):
         with pytest.raises(ValueError, match=words) as caught:
             build_model(config, num_classes=10)
@@ -80,6 +82,7 @@ def test_damaged_weights_are_not_started_from(learned: Path, tmp_path: Path) -> 
     damaged = bytearray((learned / "last" / "model.safetensors").read_bytes())
     damaged[-5] ^= 4
     (tmp_path / "model.safetensors").write_bytes(damaged)
+    shutil.copy(learned / "last" / "config.json", tmp_path)
     with pytest.raises(ValueError, match="init: .* is not as it was written") as error:
         build_model(replace(BASE, init=str(tmp_path)), num_classes=10)
     assert "\n" not in str(error.value)

@@ -88,17 +88,24 @@ class Transform:
         return batch[0] if single else batch
 
     def pixels(self, pictures: PictureLike | Sequence[PictureLike]) -> Iterator[Tensor]:
-        """Each picture as `(C, h, w)` uint8 in the model's channels, cropped to what is prepared of it."""
+        """Each picture as `(C, h, w)` uint8 in the model's channels, cropped to what is prepared of it.
+
+        One that is much larger than the model's input, and is scaled as a whole, is `fit` at once: `(C, S, T)` floats.
+        """
+        height, width = self.prepare.img_size
         for picture in _each(pictures):
-            yield self._pixels(picture)
+            pixels = self._pixels(picture)
+            is_large = pixels.shape[1] * pixels.shape[2] > 4 * height * width
+            yield self.prepare.fit(pixels[None])[0] if is_large else pixels
 
     def fit(self, pixels: Sequence[Tensor], device: torch.device | None = None) -> Tensor:
         """What `pixels` gave, one or more -> `(B, C, S, T)` from 0 to 1 on ``device``, not normalised yet."""
         if not pixels:
             raise ValueError("got an empty list of pictures, expected at least one")
-        if len({each.shape for each in pixels}) == 1:
-            return self.prepare.fit(torch.stack(list(pixels)).to(device or pixels[0].device))
-        return torch.cat([self.prepare.fit(each[None].to(device or each.device)) for each in pixels])
+        alike = len({(each.shape, each.dtype) for each in pixels}) == 1
+        parts = [torch.stack(list(pixels))] if alike else [each[None] for each in pixels]
+        parts = [part.to(device or part.device) for part in parts]
+        return torch.cat([part if part.is_floating_point() else self.prepare.fit(part) for part in parts])
 
     def _pixels(self, picture: PictureLike) -> Tensor:
         if isinstance(picture, Tensor):

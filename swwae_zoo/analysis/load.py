@@ -99,10 +99,9 @@ class Trained:
         return Autocast(amp, self.device)
 
     def input(self, x: Tensor) -> Tensor:
-        """The model's input on its device, in the memory format of its training."""
+        """The model's input on its device, in the memory format of the model."""
         x = x.to(self.device)
-        is_last = self.config is not None and self.config.channels_last
-        return x.contiguous(memory_format=torch.channels_last) if is_last else x
+        return x.contiguous(memory_format=_layout(self.config))
 
     @overload
     def predict(
@@ -243,12 +242,16 @@ def load(place: str | os.PathLike[str], weights: str | None = None, device: str 
         ) from error
     if not isinstance(model, SWWAE):
         raise ValueError(f"{printable(found.name)}: got a {type(model).__name__}, expected a SWWAE")
-    is_last = found.config is not None and found.config.channels_last
-    layout = torch.channels_last if is_last else torch.preserve_format
+    layout = _layout(found.config)
     model = model.eval().to(device=on, memory_format=layout)  # pyright: ignore[reportCallIssue]
     names = tuple(known.pretrained_cfg.get("label_names") or ())[: model.num_classes]
     names += tuple(str(place) for place in range(len(names), model.num_classes))
     return Trained(found.name, found.folder, model, transform_of(model), names, found.config, on)
+
+
+def _layout(config: RunConfig | None) -> torch.memory_format:
+    """That of the training, so that evaluation gives its figures; channels-last, which is faster, where unknown."""
+    return torch.channels_last if config is None or config.channels_last else torch.contiguous_format
 
 
 def _batches(pixels: Any) -> Any:

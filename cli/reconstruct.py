@@ -28,6 +28,8 @@ def reconstruct(
     from swwae_zoo.training import figures as pictures
     from swwae_zoo.utils.files import atomic_write
 
+    if not out.absolute().parent.is_dir():
+        raise ValueError(f"{printable(out)}: there is no folder {printable(out.absolute().parent)} to write it to")
     with quiet_unless_terminal():
         trained = load(model, weights, device)
     trained.check_decoder()

@@ -127,6 +127,7 @@ def test_refusals(run: Path, digits: list[Path], tmp_path: Path) -> None:
     assert f"{digits[1]}: image file is truncated" in refused("reconstruct", *digits, "--run", run, "--out", out)
     assert "absent.png: No such file" in refused("reconstruct", "absent.png", "--run", run, "--out", out)
     assert not out.exists()
+    assert "there is no folder" in refused("reconstruct", digits[0], "--run", run, "--out", tmp_path / "no" / "a.png")
 
 
 def test_other_classes_are_refused(run: Path, tmp_path: Path) -> None:

@@ -44,14 +44,22 @@ def predict(
     files = ImageFiles(images)
     with quiet_unless_terminal():
         trained = load(model, weights, device)
-    bad: list[str] = []
+    bad: list[str] = []  # the first of them; all are counted
+    bad_count = 0
+
+    def skip(line: str) -> None:
+        nonlocal bad_count
+        bad_count += 1
+        if len(bad) < NAMED:
+            bad.append(line)
+
     start, count = time.perf_counter(), 0
     top = min(top, max(1, trained.model.num_classes))
     with ExitStack() as stack:
         write = stack.enter_context(write_csv(csv, top)) if csv is not None else None
         show, end = _lines_of_json() if as_json else _table(trained.label_names, top, files.paths)
         rows = predict_files(
-            trained, files, top=top, batch_size=batch_size, amp=amp, bad_images=bad_images, skipped=bad.append
+            trained, files, top=top, batch_size=batch_size, amp=amp, bad_images=bad_images, skipped=skip
         )
         for row in rows:
             show(row)
@@ -59,13 +67,13 @@ def predict(
             if write is not None:
                 write(row)
         if not count:
-            raise ValueError(f"none of the {len(bad):,} images can be read, such as {bad[0]}")
+            raise ValueError(f"none of the {bad_count:,} images can be read, such as {bad[0]}")
         end()
     seconds = time.perf_counter() - start
     notes = files.notes()
     if bad:
-        shown = "; ".join(bad[:NAMED]) + "; ..." * (len(bad) > NAMED)
-        notes.append(f"left out, since they can't be read: {len(bad):,} of {count + len(bad):,} images: {shown}")
+        shown = "; ".join(bad) + "; ..." * (bad_count > len(bad))
+        notes.append(f"left out, since they can't be read: {bad_count:,} of {count + bad_count:,} images: {shown}")
     if csv is not None:
         notes.append(f"written to {printable(csv)}")
     if count > 1:

@@ -85,8 +85,8 @@ def build_model(
     class_names: Sequence[str] = (),
     say: Callable[[str], None] | None = None,
 ) -> SWWAE:
-    """The model of ``config``, initialised from its seed, from ``init``, or from the weights that a tag in its name
-    stands for; dropout differs between processes.
+    """The model of ``config``, initialised from its seed, from ``init``, or from the weights that its name stands for
+    (a tag, "hf-hub:ORG/NAME", "local-dir:PATH"); dropout differs between processes.
 
     Args:
         class_names: of the classes it is to learn, for a classifier that is taken over (see `load_initial`).
@@ -123,13 +123,13 @@ def initial_weights(config: RunConfig) -> str:
     Raises:
         ValueError: two places.
     """
-    tag = config.model if "." in config.model and ":" not in config.model else ""
-    if tag and config.init:
+    named = config.model if "." in config.model or ":" in config.model else ""  # a tag, hf-hub: or local-dir:
+    if named and config.init:
         raise ValueError(
-            f"model {tag} names weights to start from, and so does init = {printable(config.init)}: leave one of them "
-            f"out (the net without weights is {tag.partition('.')[0]})"
+            f"model {printable(named)} names weights to start from, and so does init = {printable(config.init)}: leave "
+            "one of them out"
         )
-    return tag or config.init
+    return named or config.init
 
 
 def resolve_device(name: str, world: World = World()) -> torch.device:
@@ -188,7 +188,7 @@ def load_initial(model: SWWAE, source: str | Path, class_names: Sequence[str] = 
     classifier = model.pretrained_cfg.get("classifier") or ()
     heads = (classifier,) if isinstance(classifier, str) else tuple(classifier)
     names = [name for name in own if name.rpartition(".")[0] in heads and name in saved]
-    rows = rows_by_name(known, class_names)
+    rows, fits = rows_by_name(known, class_names), all(saved[name].shape == own[name].shape for name in names)
     for name in names:
         saved[name] = _rows(saved[name], own[name], rows)
     differ = sorted(
@@ -203,9 +203,8 @@ def load_initial(model: SWWAE, source: str | Path, class_names: Sequence[str] = 
             f"init: {printable(file)} is of another net: {name} has {shapes[0]} there, but {shapes[1]} in this model"
             f"{f', and {len(differ) - 1} more' if len(differ) > 1 else ''}; give the model_args of that run"
         )
-    kept = any(not torch.equal(saved[name], own[name]) for name in names)
     model.load_state_dict(saved)
-    return f"starts from the weights of {printable(place.name)}{_what_became(kept, rows, class_names)}"
+    return f"starts from the weights of {printable(place.name)}{_what_became(fits, rows, class_names)}"
 
 
 def _rows(saved: Tensor, own: Tensor, rows: Sequence[int | None] | None) -> Tensor:
@@ -221,10 +220,10 @@ def _rows(saved: Tensor, own: Tensor, rows: Sequence[int | None] | None) -> Tens
     return mixed
 
 
-def _what_became(kept: bool, rows: Sequence[int | None] | None, class_names: Sequence[str]) -> str:
+def _what_became(fits: bool, rows: Sequence[int | None] | None, class_names: Sequence[str]) -> str:
     """What became of the classifier, in words."""
     if rows is None:
-        return ", its classifier by position" if kept else "; the classifier is new, for it had other classes"
+        return ", its classifier by position" if fits else "; the classifier is new, for it had other classes"
     new = [name for name, place in zip(class_names, rows, strict=True) if place is None]
     if not new:
         return ", its classifier by the names of the classes"

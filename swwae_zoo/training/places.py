@@ -77,7 +77,7 @@ def find_place(place: str | os.PathLike[str], weights: str | None = None, *, net
 
 def is_registered(name: str) -> bool:
     """Whether it is a registered model's name, with a tag or without."""
-    return name.partition(".")[0] in model_names()
+    return "/" not in name and name.partition(".")[0] in model_names()
 
 
 def rounds_in(home: Path) -> list[Path]:

@@ -144,6 +144,7 @@ except ValueError as error:
         ("hf-hub:net", "expected ORG/NAME"),
         ("resnet18", "which is not there"),
         ("swwae_svhn.x", "comes without weights"),
+        ("swwae_svhn.x/seed0", "seed0, which is not there"),
         ("a\x1b[2Jb", r"a\\x1b\[2Jb, which is not there"),
     ],
 )

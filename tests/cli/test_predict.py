@@ -4,6 +4,8 @@ import csv
 import json
 import os
 import pty
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -183,3 +185,38 @@ def test_a_tag_trains_from_its_weights(tmp_path: Path) -> None:
 def test_help_says_what_it_means() -> None:
     shown = " ".join(swwae("push", "--help").stdout.split())
     assert "Which weights ." not in shown and "Which weights of a run (else last" in shown
+
+
+# --- docs/predict.md -----------------------------------------------------------------------------------------
+
+PAGE = (Path(__file__).parents[2] / "docs" / "predict.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+COMMANDS = [line.partition("  #")[0] for kind, block in BLOCKS if not kind for line in block.splitlines()]
+ELSEWHERE = ("hf-hub:", "--data mnist", "--backbone")  # the Hub, a download, a minute: tests of their own
+
+
+@pytest.fixture
+def desk(run: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with all that the page names."""
+    monkeypatch.chdir(tmp_path)
+    make_run(Path("runs/pets"), num_val=100)
+    for name in ("photos", "digits/train/0", "digits/train/1", "more"):
+        shutil.copytree(pictures, name)
+    shutil.copy(pictures / "0.png", "more/cat.jpg")
+    for name in ("a.png", "b.png"):
+        shutil.copy(pictures / "1.png", name)
+    return tmp_path
+
+
+@pytest.mark.parametrize("command", [line for line in COMMANDS if not any(each in line for each in ELSEWHERE)])
+def test_the_commands_of_the_page(desk: Path, command: str) -> None:
+    program, *args = shlex.split(command)
+    assert program == "swwae"
+    short = ["--steps", "1", "--rounds", "1", "--no-twin", "--num-val", "0", "--device", "cpu"]
+    assert swwae(*args, *(short if args[0] == "train" else [])).exit_code == 0
+
+
+@pytest.mark.parametrize("code", [block for kind, block in BLOCKS if kind == "python"])
+def test_the_python_of_the_page(desk: Path, code: str) -> None:
+    exec(code, {})
+    assert (desk / "again.png").is_file()

@@ -116,9 +116,19 @@ def test_a_run_starts_from_a_tag() -> None:
     assert said == ["starts from the weights of swwae_mnist.mnist_100, its classifier by position"]
     again = build_model(RunConfig(model="swwae_mnist", init="swwae_mnist.mnist_100", steps=1), 10, class_names=digits)
     assert all(torch.equal(value, expected[name]) for name, value in again.state_dict().items())
-    assert initial_weights(RunConfig(steps=1)) == "" == initial_weights(RunConfig(steps=1, model="local-dir:a.b"))
+    assert initial_weights(RunConfig(steps=1)) == ""
     with pytest.raises(ValueError, match="leave one of them out"):
         initial_weights(replace(config, init="runs/a"))
+
+
+def test_a_run_starts_from_the_folder_that_its_model_names(learned: Path) -> None:
+    """Under timm's own name for it, not from random weights."""
+    said: list[str] = []
+    config = RunConfig(model=f"local-dir:{learned / 'last'}", steps=1)
+    model = build_model(config, 10, class_names=tuple("0123456789"), say=said.append)
+    saved = weights(learned)
+    assert all(torch.equal(value, saved[key]) for key, value in model.state_dict().items())
+    assert said == [f"starts from the weights of {learned / 'last'}, its classifier by position"]
 
 
 def test_what_can_not_be_started_from_is_said_in_a_line(learned: Path, tmp_path: Path) -> None:

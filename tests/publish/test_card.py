@@ -1,5 +1,6 @@
 """The card says what the run directory says, in words that others can check, and no path of this machine."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from swwae_zoo.utils.files import atomic_write
 from swwae_zoo.utils.text import printable
@@ -59,7 +59,7 @@ def read_json(path: Path, kind: type, remedy: str) -> Any:
     """
     if not path.exists():
         return None
-    wrong, content = "", None
+    wrong, content = "", cast(Any, None)
     try:
         if not path.is_file():
             wrong = "is no regular file"

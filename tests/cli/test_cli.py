@@ -77,6 +77,7 @@ TRAIN_FLAGS = [
     "--out",
     "--pools",
     "--ramp",
+    "--rec-trains",
     "--recipe",
     "--resume",
     "--rounds",

@@ -176,7 +176,7 @@ class RunConfig:
     )  # fmt: skip
     sync_bn: bool = option("Machine", False, "Batch norm over the whole batch of all processes, not each one's part.")
 
-    init: str = option("Run", "", "Weights to start from: a run directory, or its best/ or last/.")
+    init: str = option("Run", "", "Weights to start from: a run, a folder, hf-hub:ORG/NAME or a tag.")
     seed: int = option("Run", 0, "Seed of the first round; each further round adds 1.", minimum=0, maximum=2**32 - 1)
     rounds: int = option("Run", 1, "Rounds, each with freshly drawn labels.", minimum=1, elsewhere=1)
     twin: bool = option("Run", False, "After each round, train its lambda = 0 twin as well.", elsewhere=False)

@@ -98,7 +98,10 @@ def _train_rounds(
                 progress.say(note)
         assert splits is not None
         directory = root if len(runs) == 1 else directory_of(run.out)
-        trainer = Trainer(run, build_model(run, splits.num_classes, world), splits, directory, device, progress, world)
+        model = build_model(
+            run, splits.num_classes, world, splits.labeled.class_names, None if resume else progress.say
+        )
+        trainer = Trainer(run, model, splits, directory, device, progress, world)
         if not results:  # all that can be wrong with the input is known by now
             root.begin(config, world.job)
             for note in notes:

@@ -11,6 +11,7 @@ from swwae_zoo.config.schema import (
     lambdas,
     merge,
     parse_model_arg,
+    parse_size,
     validate,
     without_lambdas,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "lambdas",
     "merge",
     "parse_model_arg",
+    "parse_size",
     "read_recipe",
     "recipe_names",
     "recipe_title",

@@ -59,7 +59,9 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as stop:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # a further Ctrl-C would end in a traceback of what closes down
+            signal.signal(
+                signal.SIGINT, signal.SIG_IGN
+            )  # a further Ctrl-C would end in a traceback of what closes down
             say(str(stop) or "interrupted")
             raise typer.Exit(getattr(stop, "exit_code", 128 + signal.SIGINT)) from None
 

@@ -181,7 +181,8 @@ class RunConfig:
     sync_bn: bool = option("Machine", False, "Batch norm over the whole batch of all processes, not each one's part.")
 
     init: str = option(
-        "Run", "", "Weights to start from: a run, a folder, hf-hub:ORG/NAME, a tag or a file.", flags=("--init", "--checkpoint"),
+        "Run", "", "Weights to start from: a run, a folder, hf-hub:ORG/NAME, a tag or a file.",
+        flags=("--init", "--checkpoint"),
     )  # fmt: skip
     seed: int = option("Run", 0, "Seed of the first round; each further round adds 1.", minimum=0, maximum=2**32 - 1)
     rounds: int = option("Run", 1, "Rounds, each with freshly drawn labels.", minimum=1, elsewhere=1)
@@ -305,9 +306,9 @@ def merge(config: RunConfig | None, overrides: Mapping[str, Any], adapt: bool = 
     replaced = adapt and _names_backbone(given)
     given = {**changed, **given}
     for key in fields(config):
-        if key.type == dict[str, ModelArg] and isinstance(given.get(key.name), Mapping):
-            if not (replaced and key.name == "model_args"):
-                given[key.name] = {**getattr(config, key.name), **given[key.name]}
+        is_table = key.type == dict[str, ModelArg] and isinstance(given.get(key.name), Mapping)
+        if is_table and not (replaced and key.name == "model_args"):
+            given[key.name] = {**getattr(config, key.name), **given[key.name]}
     for name, other in (("steps", "epochs"), ("epochs", "steps")):
         if given.get(name) and other not in given:
             given[other] = 0
@@ -349,8 +350,7 @@ def _of_rule(config: RunConfig, rule: str, always: bool = False) -> dict[str, An
     return {
         key.name: key.metadata[rule]
         for key in fields(config)
-        if rule in key.metadata
-        and getattr(config, key.name) != (key.metadata[rule] if always else key.default)
+        if rule in key.metadata and getattr(config, key.name) != (key.metadata[rule] if always else key.default)
     }
 
 

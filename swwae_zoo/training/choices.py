@@ -44,7 +44,7 @@ def size_for(stored: list[tuple[int, int]]) -> int | list[int] | None:
     if not stored:
         return None
     ratios = [height / width for height, width in stored]
-    alike = max(ratios) <= 1.1 * min(ratios) and 1 / 3 <= min(ratios) and max(ratios) <= 3
+    alike = max(ratios) <= 1.1 * min(ratios) and min(ratios) >= 1 / 3 and max(ratios) <= 3
     short = statistics.median(min(size) for size in stored)
     short = min(max(short, LEAST), LARGEST)
     ratio = statistics.median(ratios) if alike else 1.0

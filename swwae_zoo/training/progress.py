@@ -104,7 +104,7 @@ class Progress:
             with Bar(*columns, console=self.console) as self._bar:
                 room = LONGEST_NAME - len(self.title)
                 tail = name.removeprefix(self.title)
-                shown = tail if len(tail) <= room else f"...{tail[3 - room:]}"
+                shown = tail if len(tail) <= room else f"...{tail[3 - room :]}"
                 self._task = self._bar.add_task(markup(self.title + shown), total=steps, completed=first)
                 yield
         finally:

@@ -21,7 +21,14 @@ from swwae_zoo.models import build_meta
 from swwae_zoo.models import swwae as _registers_the_models  # noqa: F401
 from swwae_zoo.optim.optimizer import create_optimizer
 from swwae_zoo.task import SWWAETask
-from swwae_zoo.training.build import build_model, initial_weights, input_shape, resolve_device, splits_of, without_weights
+from swwae_zoo.training.build import (
+    build_model,
+    initial_weights,
+    input_shape,
+    resolve_device,
+    splits_of,
+    without_weights,
+)
 from swwae_zoo.training.choices import stored_size, with_length, with_size
 from swwae_zoo.training.places import find_place
 from swwae_zoo.training.progress import Progress
@@ -129,9 +136,10 @@ def _train_rounds(
             root.begin(config, world.job)
             for note in notes:
                 progress.say(note)
+            precision = str(trainer.autocast.dtype or torch.float32).removeprefix("torch.")
             progress.show(
                 start_block(
-                    config, splits, model, device, precision=str(trainer.autocast.dtype or torch.float32).removeprefix("torch."), steps=trainer.steps, nets=len(runs),
+                    config, splits, model, device, precision=precision, steps=trainer.steps, nets=len(runs),
                     stored=stored_size(config, splits, given),
                     trained=bool(initial_weights(config) or config.model_args.get("backbone_pretrained")),
                 )

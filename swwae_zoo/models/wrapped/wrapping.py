@@ -17,7 +17,14 @@ from typing import Any
 import timm
 import torch
 from safetensors import SafetensorError
-from timm.models import build_model_with_cfg, generate_default_cfgs, get_pretrained_cfg, load_checkpoint, load_state_dict, register_model
+from timm.models import (
+    build_model_with_cfg,
+    generate_default_cfgs,
+    get_pretrained_cfg,
+    load_checkpoint,
+    load_state_dict,
+    register_model,
+)
 from timm.models._builder import resolve_pretrained_cfg
 from timm.models._input import get_model_args
 from torch import Tensor, nn

@@ -24,7 +24,9 @@ def show(
         str | None, typer.Option(metavar="tap|insert", help="Where a wrapped backbone's switches come from.")
     ] = None,
     decoder: Annotated[str | None, typer.Option(metavar="mirror|light", help="Decoder of a wrapped backbone.")] = None,
-    img_size: Annotated[int | None, typer.Option(min=1, help="Side of the images (else the model's own).")] = None,
+    img_size: Annotated[
+        str | None, typer.Option(metavar="H[xW]", help="Size of the images (else the model's own).")
+    ] = None,
     in_chans: Annotated[int | None, typer.Option(min=1, help="Channels of the images.")] = None,
     num_classes: Annotated[
         int | None, typer.Option(min=0, help="Number of classes; 0 leaves the classifier out.")
@@ -34,7 +36,7 @@ def show(
 ) -> None:
     """Show a model's layers, output shapes, parameters and FLOPs, and where each switch comes from and goes to."""
     from swwae_zoo.analysis.summary import describe, totals
-    from swwae_zoo.config import parse_model_arg
+    from swwae_zoo.config import parse_model_arg, parse_size
     from swwae_zoo.models._registry import build_meta
 
     if (model is None) == (backbone is None) and model != "swwae_wrap":
@@ -45,7 +47,7 @@ def show(
         )
     model = model or "swwae_wrap"
     wrapping = {"backbone": backbone, "pools": pools, "decoder": decoder}
-    args = {**wrapping, "img_size": img_size, "in_chans": in_chans, "num_classes": num_classes}
+    args = {**wrapping, "img_size": img_size and parse_size(img_size), "in_chans": in_chans, "num_classes": num_classes}
     built = build_meta(_name_for_timm(model), args | dict(map(parse_model_arg, model_arg or [])))
     rows = describe(built)
     sums = totals(rows)

@@ -2,6 +2,7 @@
 
 `import swwae_zoo` registers the models with timm: `timm.create_model("swwae_mnist")` works from then on.
 
+    train            what `swwae train` does, on data sets by name, tensors or Datasets
     load             a trained model from a run, a folder, the Hub or a tag: predict, reconstruct, transform
     wrap             any backbone as a SWWAE
     SWWAETask        one training step: the losses of a batch, for a loop of one's own
@@ -32,12 +33,14 @@ if TYPE_CHECKING:
     from swwae_zoo.models import SWWAE, Decoding, Encoding, SWWAEOutput, wrap
     from swwae_zoo.publish import push
     from swwae_zoo.task import SWWAETask
+    from swwae_zoo.training.api import Run, train
 
 __all__ = [
     "SWWAE",
     "Decoding",
     "Encoding",
     "Prediction",
+    "Run",
     "SWWAEOutput",
     "SWWAETask",
     "Trained",
@@ -48,6 +51,7 @@ __all__ = [
     "pull",
     "push",
     "register_term",
+    "train",
     "wrap",
 ]
 
@@ -55,6 +59,7 @@ __all__ = [
 _MODULES = {
     "SWWAETask": "swwae_zoo.task",
     **dict.fromkeys(("Prediction", "Trained", "load"), "swwae_zoo.analysis.load"),
+    **dict.fromkeys(("Run", "train"), "swwae_zoo.training.api"),
     "preprocess_of": "swwae_zoo.analysis.preprocess",
     "pull": "swwae_zoo.hub",
     "push": "swwae_zoo.publish",

@@ -13,6 +13,7 @@ from swwae_zoo.config.schema import (
     lambdas,
     merge,
     parse_model_arg,
+    parse_size,
     validate,
     without_lambdas,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "lambdas",
     "merge",
     "parse_model_arg",
+    "parse_size",
     "read_recipe",
     "recipe_names",
     "recipe_title",

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import safetensors.torch
 import timm
 import torch
+from timm.models import load_state_dict
 from torch import Tensor
 
 from swwae_zoo.config import RunConfig
-from swwae_zoo.data import SplitRequest, Splits, make_splits, physical_memory, seeded
+from swwae_zoo.data import Images, SplitRequest, Splits, make_splits, physical_memory, seeded
 from swwae_zoo.hub.config import read_model_config
 from swwae_zoo.hub.remote import CONFIG, WEIGHTS
 from swwae_zoo.models import SWWAE, build_meta
+from swwae_zoo.models.wrapped.model import WrappedSWWAE
+from swwae_zoo.models.wrapped.wrapping import load_backbone
 from swwae_zoo.optim.finetune import freeze
 from swwae_zoo.training.classes import rows_by_name
 from swwae_zoo.training.places import find_place
 from swwae_zoo.utils.checksums import check_sealed
 from swwae_zoo.utils.distributed import World
+from swwae_zoo.utils.files import user_path
 from swwae_zoo.utils.text import printable
 
 __all__ = [
@@ -37,12 +42,24 @@ __all__ = [
 SHOWN = 5  # names of new classes in a line
 
 
-def splits_of(config: RunConfig, shape: tuple[int, int, int]) -> Splits:
-    """The data of one round for images of ``shape`` (C, H, W); the seed draws labelled and validation images."""
-    return make_splits(request_of(config, shape))
+def splits_of(
+    config: RunConfig,
+    shape: tuple[int, int, int],
+    given: Mapping[str, Images] | None = None,
+    tell: Callable[[int, int], None] | None = None,
+) -> Splits:
+    """The data of one round for images of ``shape`` (C, H, W); the seed draws labelled and validation images.
+
+    Args:
+        given: images from Python, by the spec that stands for them.
+        tell: called with how far the search for copies has come.
+    """
+    return make_splits(request_of(config, shape, given), tell)
 
 
-def request_of(config: RunConfig, shape: tuple[int, int, int]) -> SplitRequest:
+def request_of(
+    config: RunConfig, shape: tuple[int, int, int], given: Mapping[str, Images] | None = None
+) -> SplitRequest:
     """What `splits_of` asks for."""
     return SplitRequest(
         data=config.data,
@@ -58,6 +75,7 @@ def request_of(config: RunConfig, shape: tuple[int, int, int]) -> SplitRequest:
         leakage=config.copies,
         limit=memory_limit(config.unlabeled_store),
         labeled_limit=memory_limit("auto"),
+        given=given or {},
     )
 
 
@@ -74,8 +92,13 @@ def input_shape(config: RunConfig) -> tuple[int, int, int]:
     Raises:
         ValueError: no such model, or arguments it does not take.
     """
-    model = build_meta(config.model, config.model_args)
+    model = build_meta(config.model, without_weights(config.model_args))
     return model.in_chans, *model.img_size
+
+
+def without_weights(model_args: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments that say what the model is, less those that say where its weights come from."""
+    return {key: value for key, value in model_args.items() if not key.startswith("backbone_")}
 
 
 def build_model(
@@ -108,7 +131,8 @@ def build_model(
         )
     source = initial_weights(config)
     if source:
-        line = load_initial(model, source, class_names)
+        file = user_path(source)
+        line = load_file(model, file) if file.is_file() else load_initial(model, source, class_names)
         if say is not None:
             say(line)
     freeze(model, config.freeze_stages, config.norm_eval)
@@ -185,8 +209,7 @@ def load_initial(model: SWWAE, source: str | Path, class_names: Sequence[str] = 
     except (OSError, ValueError, safetensors.SafetensorError) as error:
         raise ValueError(f"init: {printable(' '.join(str(error).split()), 500)}") from error
     own = model.state_dict()
-    classifier = model.pretrained_cfg.get("classifier") or ()
-    heads = (classifier,) if isinstance(classifier, str) else tuple(classifier)
+    heads = _classifiers(model)
     names = [name for name in own if name.rpartition(".")[0] in heads and name in saved]
     rows, fits = rows_by_name(known, class_names), all(saved[name].shape == own[name].shape for name in names)
     for name in names:
@@ -205,6 +228,55 @@ def load_initial(model: SWWAE, source: str | Path, class_names: Sequence[str] = 
         )
     model.load_state_dict(saved)
     return f"starts from the weights of {printable(place.name)}{_what_became(fits, rows, class_names)}"
+
+
+def load_file(model: SWWAE, file: Path) -> str:
+    """Copies the weights of a file into ``model``: the model's own, or those of the plain backbone that it wraps.
+
+    A classifier of another width is left out: it starts at zero on a backbone's weights, else as it was drawn.
+
+    Args:
+        model: changed in place.
+        file: safetensors, or a pickle that torch reads with weights_only=True.
+
+    Returns:
+        What was taken, in a line for the user.
+
+    Raises:
+        ValueError: it can't be read, or is of another net.
+    """
+    try:
+        saved = load_state_dict(str(file), use_ema=True, device="cpu", weights_only=True)
+    except Exception as error:  # torch's reader of pickles raises many kinds
+        reason = printable(" ".join(str(error).split()), 200)
+        raise ValueError(
+            f"checkpoint: {printable(file)} can't be read ({reason}): expected weights as safetensors or torch.save "
+            "writes them"
+        ) from error
+    own, heads = model.state_dict(), _classifiers(model)
+    whole = len(own.keys() & saved.keys()) > len(own) // 2
+    if isinstance(model, WrappedSWWAE) and not whole:
+        fitting = load_backbone(model, file)
+        classifier = "" if fitting else f"; the classifier is new ({model.num_classes} classes), and starts at zero"
+        return f"starts from the weights of {printable(file)}{classifier}"
+    dropped = [name for name in saved if name.rpartition(".")[0] in heads and saved[name].shape != own[name].shape]
+    saved |= {name: own[name] for name in dropped}
+    differ = sorted(
+        name for name in own.keys() | saved.keys() if name not in own or name not in saved
+        or own[name].shape != saved[name].shape
+    )  # fmt: skip
+    if differ:
+        raise ValueError(
+            f"checkpoint: {printable(file)} is of another net than {printable(model.text)}: {len(differ)} of "
+            f"{len(own.keys() | saved.keys())} tensors differ, the first is {printable(differ[0], 100)}"
+        )
+    model.load_state_dict(saved)
+    return f"starts from the weights of {printable(file)}{'; the classifier is new' if dropped else ''}"
+
+
+def _classifiers(model: SWWAE) -> tuple[str, ...]:
+    named = model.pretrained_cfg.get("classifier") or ()
+    return (named,) if isinstance(named, str) else tuple(named)
 
 
 def _rows(saved: Tensor, own: Tensor, rows: Sequence[int | None] | None) -> Tensor:

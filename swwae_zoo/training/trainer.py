@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -24,7 +25,7 @@ from swwae_zoo.training.evaluate import classification_error, mean_reconstructio
 from swwae_zoo.training.meter import Meter
 from swwae_zoo.training.progress import Progress
 from swwae_zoo.training.run_directory import RunDirectory
-from swwae_zoo.training.signals import Interrupt
+from swwae_zoo.training.signals import Interrupt, Stopped
 from swwae_zoo.utils.distributed import Share, World
 from swwae_zoo.utils.json_files import digest_of
 from swwae_zoo.utils.precision import Autocast
@@ -115,7 +116,8 @@ class Trainer:
         self.scheduler = create_scheduler(config, self.optimizer, self.steps)
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.amp == "fp16")
         self.meter = Meter()
-        self.step, self.seconds, self._verified = 0, 0.0, False
+        self.step, self.seconds, self._verified, self._owes_evaluation = 0, 0.0, False, False
+        self.interrupt = Interrupt()
         self.val_error, self.best_error, self.best_step = None, math.inf, 0
         self.save_every = config.save_every or math.ceil(self.steps / 10)
         self.eval_every = config.eval_every or math.ceil(self.steps / 10)
@@ -241,7 +243,7 @@ class Trainer:
             ValueError: the loss is not finite any more; the last checkpoint before that is kept.
             Stopped: SIGINT or SIGTERM came; the state is saved.
         """
-        interrupt = Interrupt() if interrupt is None else interrupt
+        self.interrupt = interrupt = Interrupt() if interrupt is None else interrupt
         done = self.world.from_first(lambda: self.directory.read_json("result.json"))
         if done is not None:
             self.progress.say(f"{self.directory.path}: finished already")
@@ -249,19 +251,21 @@ class Trainer:
         state = self.world.from_first(self.directory.load_checkpoint)
         if state is not None:
             self.load_state_dict(state, f"{self.directory.path}/checkpoint.pt")
-            self.progress.say(f"{self.directory.path}: going on behind step {self.step}")
+            self.progress.say(f"{self.directory.path}: going on after step {self.step}")
         self.directory.cut_metrics(self.step)
         if self.world.first and state is None:
             self._draw_views()
         self.model.train()
         with interrupt.deferred():
             with self.progress.run(str(self.directory.path), self.steps, self.step):
+                if self._owes_evaluation:
+                    self._evaluate_or_save()
                 while self.step < self.steps:
                     self._train_until_next_stop(interrupt)
                     if self._is_due(self.log_every):
                         self._log()
                     if self._is_due(self.eval_every):
-                        self._evaluate()
+                        self._evaluate_or_save()
                     stop = self.world.maximum(interrupt.signal_number)
                     if self._is_due(self.save_every) or stop:
                         self._save()
@@ -336,6 +340,7 @@ class Trainer:
             "best_error": self.best_error,
             "best_step": self.best_step,
             "recipe": digest_of(fixed_keys(self.config)),
+            "owes_evaluation": self._owes_evaluation,
             "images": self._image_counts,
             "labeled_images": self._labeled_images,
             "meter": self.meter.state_dict(),
@@ -396,6 +401,7 @@ class Trainer:
             torch.manual_seed(seeded(self.config.seed, "dropout", state["step"], self.world.rank).initial_seed())
         self.step, self.seconds, self.val_error = state["step"], state["seconds"], state["val_error"]
         self.best_error, self.best_step = state["best_error"], state["best_step"]
+        self._owes_evaluation = state.get("owes_evaluation", False)
         self.meter.load_state_dict(state["meter"], self.device)
         self.scheduler.step_update(self.step)
 
@@ -416,7 +422,41 @@ class Trainer:
         return self.val is not None and self.lambdas.classifies
 
     def error_on(self, images: Images) -> float:
-        return classification_error(self._model_to_judge(), images, self._prepare_eval, self.autocast, world=self.world)
+        with self.progress.evaluation() as tell:
+            return classification_error(
+                self._model_to_judge(), images, self._prepare_eval, self.autocast, world=self.world,
+                watch=self._watch(tell),
+            )  # fmt: skip
+
+    def _watch(self, tell: Callable[[int, int], None]) -> Callable[[int, int], None]:
+        """Called before each batch of an evaluation: raises `Stopped` where a signal has come.
+
+        Of several processes each would stop at another batch, and wait for the others for ever: they go on to the end.
+        """
+
+        def watch(count: int, total: int) -> None:
+            tell(count, total)
+            if self.world.size == 1:
+                self.interrupt.check(f"stopped at step {self.step}, {self.directory.path} is saved")
+
+        return watch
+
+    def _evaluate_or_save(self) -> None:
+        """Evaluates; interrupted in it, saves, and the resumed run begins with this evaluation."""
+        self._owes_evaluation = True
+        try:
+            self._evaluate()
+        except Stopped:
+            self._save()
+            raise
+        self._owes_evaluation = False
+
+    def _reconstruction_on(self, images: Images) -> float:
+        with self.progress.evaluation() as tell:
+            return mean_reconstruction_loss(
+                self._model_to_judge(), images, self._prepare_eval, self.autocast, world=self.world,
+                watch=self._watch(tell),
+            )  # fmt: skip
 
     def _model_to_judge(self) -> SWWAE:
         self.world.copy_buffers(self.final_model)
@@ -461,11 +501,7 @@ class Trainer:
             "best_val_error": self.best_error if self.validates else None,
             "best_step": self.best_step if self.validates else self.step,
             "test_error": self.error_on(self.test) if self.test is not None and classifies else None,
-            "test_rec": mean_reconstruction_loss(
-                self._model_to_judge(), self.test, self._prepare_eval, self.autocast, world=self.world
-            )
-            if reconstructs and self.test
-            else None,
+            "test_rec": self._reconstruction_on(self.test) if reconstructs and self.test else None,
         }
         if reconstructs and self.world.first:
             shown = self._prepare_eval((self.test or self.val or self.labeled).first(16))

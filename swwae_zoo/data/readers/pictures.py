@@ -75,6 +75,16 @@ def open_picture(file: Path | BytesIO | Image.Image, grey: bool) -> tuple[Image.
         raise ValueError(_shown(error, file)) from error
 
 
+def size_of(file: Path) -> tuple[int, int] | None:
+    """(height, width) of an image as it is to be looked at, from its header; None where it can't be read."""
+    try:
+        with Image.open(file, formats=FORMATS) as opened:
+            turned = opened.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+            return opened.size if turned else opened.size[::-1]
+    except Exception:  # Pillow's parsers raise whatever they stumble on; who reads it whole says what is wrong
+        return None
+
+
 def _shown(error: Exception, file: Path | BytesIO | Image.Image) -> str:
     name = repr(str(file)) if isinstance(file, Path) else repr(file)
     return printable(" ".join(str(error).replace(name, "it").split()), 200) or type(error).__name__

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from swwae_zoo.config import RunConfig, fixed_keys, read_recipe, without_lambdas
-from swwae_zoo.data import Images, Splits
+from swwae_zoo.data import Images, Splits, pinned, unpinned
 from swwae_zoo.models import build_meta
 from swwae_zoo.models import swwae as _registers_the_models  # noqa: F401
 from swwae_zoo.optim.optimizer import create_optimizer
@@ -35,6 +35,7 @@ from swwae_zoo.training.progress import Progress
 from swwae_zoo.training.run_directory import Elsewhere, RunDirectory
 from swwae_zoo.training.signals import Interrupt
 from swwae_zoo.training.start import next_steps, start_block
+from swwae_zoo.training.track import check_service
 from swwae_zoo.training.trainer import Trainer, lambdas_of, view_of
 from swwae_zoo.utils.distributed import World, connected
 from swwae_zoo.utils.files import user_path
@@ -96,12 +97,14 @@ def _train_rounds(
     given: Mapping[str, Images],
     progress: Progress,
 ) -> list[dict[str, Any]]:
+    check_service(config.track)
     check_before_data(config, device)
     out = out_of(config)
     config = replace(with_size(config, given), out=str(out))
     shape = input_shape(config)
     if world.restarts and RunDirectory.begun_by(out, world.job):  # the launcher's command line is that of the start
         resume, force = True, False
+    config = pinned_data(config, out, resume, world)
     if resume and world.first:
         check_same_run(config, out)
 
@@ -133,7 +136,7 @@ def _train_rounds(
         )
         trainer = Trainer(run, model, splits, directory, device, progress, world)
         if not results:  # all that can be wrong with the input is known by now
-            root.begin(config, world.job)
+            root.begin(config, world.job, {"data": what_was_read(splits)})
             for note in notes:
                 progress.say(note)
             precision = str(trainer.autocast.dtype or torch.float32).removeprefix("torch.")
@@ -147,7 +150,9 @@ def _train_rounds(
             interrupt.advice = f"go on with: swwae train --resume --out {shlex.quote(str(out))}"
         if directory is not root:
             directory.begin(run)
+        directory.track(run)
         results.append({**trainer.run(interrupt), "seed": seed, "twin": twin})
+        directory.end_tracking()
         del trainer  # its model and optimiser make room for the next
         if directory is not root:
             root.write_json("results.json", results)
@@ -187,6 +192,30 @@ def check_before_data(config: RunConfig, device: torch.device) -> None:
     source = initial_weights(config)
     if source and not user_path(source).is_file():
         find_place(source, net_only=True)
+
+
+def pinned_data(config: RunConfig, out: Path, resume: bool, world: World) -> RunConfig:
+    """The recipe with the commit of each data set of the Hub; a resumed run keeps those that it began with."""
+
+    def resolve() -> dict[str, str]:
+        begun = read_recipe(out / "config.toml") if resume and (out / "config.toml").is_file() else None
+        found = {}
+        for key in ("data", "unlabeled"):
+            now, was = getattr(config, key), getattr(begun, key, "")
+            found[key] = was if was and unpinned(was) == now else pinned(now)
+        return found
+
+    return replace(config, **world.from_first(resolve))
+
+
+def what_was_read(splits: Splits) -> dict[str, dict[str, Any]]:
+    """Source, number and fingerprint of each part of the data, by which a later run can be compared."""
+    parts = {name: getattr(splits, name) for name in ("labeled", "unlabeled", "val", "test")}
+    return {
+        name: {"source": images.name, "images": images.count, "fingerprint": images.fingerprint()}
+        for name, images in parts.items()
+        if images is not None
+    }
 
 
 def runs_of(config: RunConfig) -> list[tuple[RunConfig, bool]]:

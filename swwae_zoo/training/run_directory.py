@@ -5,6 +5,7 @@
     metrics.jsonl     one JSON object a line: losses as they come, errors at each evaluation
     last/, best/      model.safetensors + config.json: timm.create_model("local-dir:DIR/last", pretrained=True)
     checkpoint.pt     everything `--resume` needs
+    track.json        how far a tracking service has been told (`--track`)
     result.json       errors of the last model; present once the run is finished
 
 Several rounds, or a round and its twin, lie below as seed0/, seed0-twin/, ..., with all results in results.json.
@@ -19,7 +20,8 @@ import json
 import os
 import re
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from timm.models._hub import save_config_for_hf
 from torch import nn
 
 from swwae_zoo.config import RunConfig, to_toml
+from swwae_zoo.training.track import Tracker, open_tracker
 from swwae_zoo.utils.checksums import is_sealed_zip, save_sealed, seal_zip
 from swwae_zoo.utils.files import atomic_write, user_path
 from swwae_zoo.utils.json_files import read_json, sealed_line, unsealed, write_json
@@ -49,6 +52,7 @@ FILES = (
     "reconstructions.png",
     "views.png",
     "run.json",
+    "track.json",
     *(f"{folder}/{name}" for folder in ("last", "best") for name in ("model.safetensors", "config.json")),
     ".writer",
     "config.toml",
@@ -70,6 +74,7 @@ class RunDirectory:
     def __init__(self, path: str | Path, resume: bool = False, force: bool = False):
         self.path, self.resume, self.force = user_path(path), resume, force
         self._held: int | None = None
+        self._tracker: Tracker | None = None
         if resume and force:
             raise ValueError("got --resume and --force: the one goes on with a run, the other drops it; choose one")
         if self.path.exists() and not self.path.is_dir():
@@ -83,11 +88,12 @@ class RunDirectory:
                 f"{self.path} already holds a run: --resume goes on with it, --force starts over, or give another --out"
             )
 
-    def begin(self, config: RunConfig, job: str = "") -> None:
+    def begin(self, config: RunConfig, job: str = "", facts: Mapping[str, Any] | None = None) -> None:
         """Make the folder, drop what an earlier run or a killed one left, and write config.toml and run.json.
 
         Args:
             job: the launch it belongs to, by which `begun_by` knows it again.
+            facts: what else run.json is to hold.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock()
@@ -99,7 +105,7 @@ class RunDirectory:
             partial.unlink(missing_ok=True)
         with atomic_write(self.path / "config.toml") as part:
             part.write_text(to_toml(config), encoding="utf-8")
-        begun, now = self.read_json("run.json"), provenance() | ({"job": job} if job else {})
+        begun, now = self.read_json("run.json"), provenance() | ({"job": job} if job else {}) | dict(facts or {})
         self.write_json("run.json", {**begun, "resumed": [*begun.get("resumed", []), now]} if begun else now)
 
     def _lock(self) -> None:
@@ -120,8 +126,23 @@ class RunDirectory:
             who = writer.read_text(encoding="utf-8")[:100] if writer.is_file() else "another process"
             raise ValueError(f"{self.path} is being written by {who}: wait for it, or give another --out") from None
 
+    def track(self, config: RunConfig) -> None:
+        """What is logged and drawn from now on goes to the recipe's tracking service too, after what it lacks.
+
+        Raises:
+            ValueError: the service cannot be used.
+        """
+        if config.track != "none" and not (self.path / "result.json").exists():
+            self._tracker = open_tracker(config.track, self.path, asdict(config))
+
+    def end_tracking(self) -> None:
+        if self._tracker is not None:
+            self._tracker.close()
+            self._tracker = None
+
     def release(self) -> None:
         """Lets others write here."""
+        self.end_tracking()
         if self._held is not None:
             (self.path / ".writer").unlink(missing_ok=True)
             os.close(self._held)
@@ -149,7 +170,14 @@ class RunDirectory:
         for folder in (*self._rounds(), self.path):
             for name in FILES:
                 (folder / name).unlink(missing_ok=True)
-            for emptied in (folder / "last", folder / "best", *([folder] if folder != self.path else [])):
+            for events in (folder / "tensorboard").glob("events.out.tfevents.*"):
+                events.unlink()
+            for emptied in (
+                folder / "last",
+                folder / "best",
+                folder / "tensorboard",
+                *([folder] if folder != self.path else []),
+            ):
                 if emptied.is_dir() and not any(emptied.iterdir()):
                     emptied.rmdir()
 
@@ -178,6 +206,8 @@ class RunDirectory:
                 file.write(sealed_line(record))
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(path)) from error
+        if self._tracker is not None:
+            self._tracker.log([record])
 
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl; one that a kill cut short, or that is not as it was written, is left out."""
@@ -198,6 +228,8 @@ class RunDirectory:
         kept = [line for line in self.metrics() if line.get("step", 0) <= step]
         with atomic_write(self.path / "metrics.jsonl") as part:
             part.write_text("".join(map(sealed_line, kept)), encoding="utf-8")
+        if self._tracker is not None:
+            self._tracker.log(kept)
 
     # --- models and checkpoints -------------------------------------------------------------------
 
@@ -243,6 +275,8 @@ class RunDirectory:
         """Write a picture: ``draw`` saves a PNG to the path it is given."""
         with atomic_write(self.path / name) as part:
             draw(part)
+        if self._tracker is not None:
+            self._tracker.picture(name, self.path / name)
 
 
 class Elsewhere(RunDirectory):
@@ -250,9 +284,12 @@ class Elsewhere(RunDirectory):
 
     def __init__(self, path: str | Path):
         self.path, self.resume = user_path(path), False
-        self._held = None
+        self._held, self._tracker = None, None
 
-    def begin(self, config: RunConfig, job: str = "") -> None:
+    def begin(self, config: RunConfig, job: str = "", facts: Mapping[str, Any] | None = None) -> None:
+        pass
+
+    def track(self, config: RunConfig) -> None:
         pass
 
     def write_json(self, name: str, content: Any) -> None:

@@ -233,11 +233,15 @@ class Trainer:
 
     # --- the loop -----------------------------------------------------------------------------------
 
-    def run(self, interrupt: Interrupt | None = None) -> dict[str, Any]:
+    def run(
+        self, interrupt: Interrupt | None = None, evaluated: Callable[[int, float], None] | None = None
+    ) -> dict[str, Any]:
         """Train to the end; gives the result that is also written to result.json.
 
         Args:
             interrupt: asked after every step; when it is true the state is saved and `Stopped` raised.
+            evaluated: called with the step and the validation error (%) after each evaluation; what it raises ends
+                the run. Where a checkpoint is due at the same step, it is saved before.
 
         Raises:
             ValueError: the loss is not finite any more; the last checkpoint before that is kept.
@@ -270,6 +274,8 @@ class Trainer:
                     if self._is_due(self.save_every) or stop:
                         self._save()
                     interrupt.check(f"stopped at step {self.step}, {self.directory.path} is saved", stop)
+                    if evaluated is not None and self.val_error is not None and self._is_due(self.eval_every):
+                        evaluated(self.step, self.val_error)
             return self._finish()
 
     def _draw_views(self) -> None:

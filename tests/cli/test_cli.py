@@ -88,6 +88,7 @@ TRAIN_FLAGS = [
     "--strong",
     "--strong-arg",
     "--sync-bn",
+    "--track",
     "--twin",
     "--unlabeled",
     "--unlabeled-store",

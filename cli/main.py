@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 import swwae_zoo
 from swwae_zoo.utils.text import printable
 
-from . import bench, pull, push, recipes, reconstruct, reproduce, show, train
+from . import bench, predict, pull, push, recipes, reconstruct, reproduce, show, train
 from . import eval as eval_command
 from . import list as list_command
 
@@ -108,6 +108,7 @@ def options(
 
 
 app.command("train")(train.train)
+app.command("predict")(predict.predict)
 app.command("eval")(eval_command.evaluate)
 app.command("reconstruct")(reconstruct.reconstruct)
 app.command("list")(list_command.list_models)

@@ -4,10 +4,12 @@ from swwae_zoo.config.fields import ModelArg, expected, flags, toml_line
 from swwae_zoo.config.recipes import default_recipe, read_recipe, recipe_names, recipe_title, to_toml
 from swwae_zoo.config.schema import (
     GROUPS,
+    MAY_CHANGE_ON_RESUME,
     SCHEMA,
     RunConfig,
     check_two_views,
     fallbacks,
+    fixed_keys,
     lambdas,
     merge,
     parse_model_arg,
@@ -17,6 +19,7 @@ from swwae_zoo.config.schema import (
 
 __all__ = [
     "GROUPS",
+    "MAY_CHANGE_ON_RESUME",
     "SCHEMA",
     "ModelArg",
     "RunConfig",
@@ -24,6 +27,7 @@ __all__ = [
     "default_recipe",
     "expected",
     "fallbacks",
+    "fixed_keys",
     "flags",
     "lambdas",
     "merge",

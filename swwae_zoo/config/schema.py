@@ -14,10 +14,12 @@ from swwae_zoo.config.fields import ModelArg, checked, convert, option
 
 __all__ = [
     "GROUPS",
+    "MAY_CHANGE_ON_RESUME",
     "SCHEMA",
     "RunConfig",
     "check_two_views",
     "fallbacks",
+    "fixed_keys",
     "lambdas",
     "merge",
     "parse_model_arg",
@@ -25,6 +27,7 @@ __all__ = [
     "without_lambdas",
 ]
 
+MAY_CHANGE_ON_RESUME = ("out", "device", "data_dir", "eval_every", "save_every", "log_every", "rounds", "twin")
 GROUPS = ("Model", "Data", "Views", "Loss", "Training", "Machine", "Run")
 SCHEMA = 1  # of the keys and their defaults: recipes state what differs from them, so neither changes without it
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?", re.ASCII)
@@ -176,7 +179,7 @@ class RunConfig:
     )  # fmt: skip
     sync_bn: bool = option("Machine", False, "Batch norm over the whole batch of all processes, not each one's part.")
 
-    init: str = option("Run", "", "Weights to start from: a run directory, or its best/ or last/.")
+    init: str = option("Run", "", "Weights to start from: a run, a folder, hf-hub:ORG/NAME or a tag.")
     seed: int = option("Run", 0, "Seed of the first round; each further round adds 1.", minimum=0, maximum=2**32 - 1)
     rounds: int = option("Run", 1, "Rounds, each with freshly drawn labels.", minimum=1, elsewhere=1)
     twin: bool = option("Run", False, "After each round, train its lambda = 0 twin as well.", elsewhere=False)
@@ -266,6 +269,11 @@ def lambdas(config: RunConfig) -> dict[str, Any]:
         key.name.removeprefix("lambda_"): getattr(config, key.name) for key in fields(config) if _is_lambda(key.name)
     }
     return {**own, **config.lambda_other}
+
+
+def fixed_keys(config: RunConfig) -> dict[str, Any]:
+    """The keys and values that a resumed run must have as it began, or its result would be of no recipe at all."""
+    return {key.name: getattr(config, key.name) for key in fields(config) if key.name not in MAY_CHANGE_ON_RESUME}
 
 
 def without_lambdas(config: RunConfig) -> RunConfig:

@@ -81,6 +81,8 @@ def describe_training_data(
     cfg["num_classes"] = net.num_classes  # timm drops the names where this differs
     for key in ("description", "label_names", "label_descriptions", "tag"):  # of the weights that its name stands for
         cfg.pop(key, None)
+    if hasattr(net, "notation"):  # of the weights in the package; a backbone's own stays
+        cfg.pop("license", None)
     if remarks:
         cfg["description"] = f"Preprocessing: timm's transforms {' and '.join(remarks)}; use swwae_zoo.preprocess_of."
     if 0 < len(label_names) <= net.num_classes:

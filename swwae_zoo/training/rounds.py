@@ -7,13 +7,13 @@ import shlex
 import statistics
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from swwae_zoo.config import RunConfig, read_recipe, without_lambdas
+from swwae_zoo.config import RunConfig, fixed_keys, read_recipe, without_lambdas
 from swwae_zoo.data import Splits
 from swwae_zoo.models import swwae as _registers_the_models  # noqa: F401
 from swwae_zoo.training.build import build_model, input_shape, resolve_device, splits_of
@@ -98,7 +98,10 @@ def _train_rounds(
                 progress.say(note)
         assert splits is not None
         directory = root if len(runs) == 1 else directory_of(run.out)
-        trainer = Trainer(run, build_model(run, splits.num_classes, world), splits, directory, device, progress, world)
+        model = build_model(
+            run, splits.num_classes, world, splits.labeled.class_names, None if resume else progress.say
+        )
+        trainer = Trainer(run, model, splits, directory, device, progress, world)
         if not results:  # all that can be wrong with the input is known by now
             root.begin(config, world.job)
             for note in notes:
@@ -130,9 +133,6 @@ def runs_of(config: RunConfig) -> list[tuple[RunConfig, bool]]:
     return runs
 
 
-MAY_CHANGE_ON_RESUME = {"out", "device", "data_dir", "eval_every", "save_every", "log_every", "rounds", "twin"}
-
-
 def check_same_run(config: RunConfig, out: Path) -> None:
     """A resumed run must go on as it began, or its result would be of no recipe at all.
 
@@ -142,11 +142,10 @@ def check_same_run(config: RunConfig, out: Path) -> None:
     if not (out / "config.toml").exists():
         raise ValueError(f"{out} holds no run to resume: leave --resume out, or give the run's --out")
     before = read_recipe(out / "config.toml")
-    for key in fields(config):
-        was, now = getattr(before, key.name), getattr(config, key.name)
-        if was != now and key.name not in MAY_CHANGE_ON_RESUME:
+    for (name, was), now in zip(fixed_keys(before).items(), fixed_keys(config).values(), strict=True):
+        if was != now:
             raise ValueError(
-                f"{out} was begun with {key.name} = {was!r}, got {now!r}: resume without it, or give another --out"
+                f"{out} was begun with {name} = {was!r}, got {now!r}: resume without it, or give another --out"
             )
     if (len(runs_of(before)) > 1) != (len(runs_of(config)) > 1):
         raise ValueError(

@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from swwae_zoo.config import RunConfig, check_two_views, lambdas
+from swwae_zoo.config import RunConfig, check_two_views, fixed_keys, lambdas
 from swwae_zoo.data import AUGMENT, STRONG, Images, IndexStream, Preprocess, RandomView, Splits, augmentation, seeded
 from swwae_zoo.layers.sync_batch_norm import with_sync_batch_norm
 from swwae_zoo.loss import TERMS, Lambdas, TermOptions
@@ -26,6 +26,7 @@ from swwae_zoo.training.progress import Progress
 from swwae_zoo.training.run_directory import RunDirectory
 from swwae_zoo.training.signals import Interrupt
 from swwae_zoo.utils.distributed import Share, World
+from swwae_zoo.utils.json_files import digest_of
 from swwae_zoo.utils.precision import Autocast
 
 __all__ = ["Trainer", "lambdas_of", "view_of"]
@@ -334,6 +335,7 @@ class Trainer:
             "val_error": self.val_error,
             "best_error": self.best_error,
             "best_step": self.best_step,
+            "recipe": digest_of(fixed_keys(self.config)),
             "images": self._image_counts,
             "labeled_images": self._labeled_images,
             "meter": self.meter.state_dict(),
@@ -355,9 +357,14 @@ class Trainer:
             name: the checkpoint's, for errors.
 
         Raises:
-            ValueError: it is of another model, another optimiser or other data.
+            ValueError: it is of another recipe, another model, another optimiser or other data.
         """
         task = self.task
+        if state.get("recipe") != digest_of(fixed_keys(self.config)):
+            raise ValueError(
+                f"{name} was made with another recipe than config.toml says, which was changed or is damaged: restore "
+                "it, or start over with --force"
+            )
         try:
             task.load_checkpoint_state(state["state_dict"])
             if task.has_ema():

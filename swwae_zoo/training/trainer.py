@@ -468,7 +468,8 @@ class Trainer:
             else None,
         }
         if reconstructs and self.world.first:
-            shown = self._prepare_eval((self.test or self.val or self.labeled).first(16))
+            shown = self.test or self.val or self.labeled
+            shown = self._prepare_eval(shown.read(figures.across_classes(shown.labels, shown.count)))
             self.directory.draw(
                 "reconstructions.png", lambda path: figures.draw_reconstructions(path, self.final_model, shown)
             )

@@ -161,6 +161,8 @@ def _read_all(
                 logger.warning("%s: left out", printable(what, 2000))
             images = shelf.close(None if labels is None else torch.tensor(labels)[kept], class_names)
     images.notes = tuple(tree.notes(request.spec))
+    if labels is not None and images.count == len(files):  # none was left out
+        images.files = tuple(os.path.relpath(file, request.option) for file in files)
     return images
 
 

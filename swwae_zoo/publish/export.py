@@ -24,12 +24,12 @@ from timm.models._hub import save_config_for_hf
 from timm.models._input import get_model_args
 from torch import Tensor, nn
 
-from swwae_zoo.analysis.load import load_saved
+from swwae_zoo.analysis.load import load
 from swwae_zoo.data import Preprocess
 from swwae_zoo.models._base import SWWAE
 from swwae_zoo.models._data_config import contrast_of, stored_size
 from swwae_zoo.models.wrapped.model import WrappedSWWAE
-from swwae_zoo.training.trainer import lambdas_of
+from swwae_zoo.training.places import CHOICES, HUB, is_registered
 from swwae_zoo.utils.files import atomic_write, user_path
 from swwae_zoo.utils.text import printable
 from swwae_zoo.version import __version__
@@ -40,6 +40,9 @@ FORMATS = ("onnx", "pt2", "timm")
 TOLERANCE = 1e-4  # of a probability
 BATCHES = (1, 3)  # sizes that a file is tried with
 METADATA = "metadata.json"  # name of the facts in a pt2 file
+# Of a backbone's pretrained_cfg: what holds for other weights too; and of ours: how its images were prepared.
+KEPT = ("architecture", "fixed_input_size", "pool_size", "first_conv", "classifier", "license", "paper_ids")
+PREPARED = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 
@@ -49,6 +52,17 @@ class Exported(NamedTuple):
     path: Path
     metadata: dict[str, Any]
     difference: float
+
+    @property
+    def about(self) -> str:
+        """What the file takes and gives, in a line."""
+        if "preprocessing" not in self.metadata:
+            return "timm's own model, which timm.create_model loads as local-dir:; its logits are equal to the bit"
+        names = self.metadata["class_names"]
+        return (
+            f"{self.metadata['preprocessing']['input']} -> probabilities (B, {len(names)}); read back, it differs from "
+            f"the model by at most {self.difference:.1g}"
+        )
 
 
 class Classifier(nn.Module):
@@ -62,31 +76,36 @@ class Classifier(nn.Module):
         return self.model(self.prepare(images)).float().softmax(1)
 
 
-def export(place: str | Path, format: str = "onnx", out: str | Path | None = None, opset: int | None = None) -> Exported:
+def export(
+    place: str | Path,
+    format: str = "onnx",
+    out: str | Path | None = None,
+    opset: int | None = None,
+    weights: str | None = None,
+) -> Exported:
     """Writes a trained model for other programs.
 
     Args:
-        place: a run directory.
+        place: what `swwae_zoo.load` takes: a run, a folder, "hf-hub:ORG/NAME", or a tag.
         format: "onnx", "pt2" or "timm".
         out: the file, or timm's folder; by default the place's name with the format's ending, in the working folder.
         opset: of ONNX; the exporter's own by default.
+        weights: of a run: "last" (the default) or "best".
 
     Raises:
         ValueError: no trained classifier there, a format that it has no form in, or a library that is missing.
     """
     _check_format(format, opset)
-    saved = load_saved(place)
-    if not lambdas_of(saved.config).classifies:
-        raise ValueError(
-            f"{printable(place)} learnt without labels (lambda_nll = 0), so its classifier is as it was drawn: "
-            "train one on it with `swwae train --init`"
-        )
-    names = saved.model.pretrained_cfg.get("label_names") or ()
+    trained = load(place, weights, device="cpu")
+    trained.check_classifier()
     if out is None:
-        folder = saved.folder.parent if saved.folder.name in ("best", "last") else saved.folder
-        name = re.sub(r"[^\w.-]+", "_", folder.resolve().name) or "model"
+        folder = trained.folder.resolve()
+        folder = folder.parent if folder.name in CHOICES and (folder.parent / "config.toml").is_file() else folder
+        base = str(place).rpartition("/")[2] if str(place).startswith(HUB) or is_registered(str(place)) else folder.name
+        name = re.sub(r"[^\w.-]+", "_", base).lstrip(".-") or "model"
         out = f"{name}-timm" if format == "timm" else f"{name}.{format}"
-    return export_model(saved.model, saved.prepare, names, format, out, opset)
+    names = trained.model.pretrained_cfg.get("label_names") or ()
+    return export_model(trained.model, trained.prepare, names, format, out, opset)
 
 
 def export_model(
@@ -273,14 +292,9 @@ def _export_timm(model: SWWAE, prepare: Preprocess, label_names: Sequence[str], 
         raise ValueError(
             f"{printable(out)} {'is a file' if out.is_file() else 'holds other files'}: give another --out, a new folder"
         )
-    cfg = dict(model.pretrained_cfg)
-    own = backbone.pretrained_cfg
-    cfg = {
-        **{key: value for key, value in own.items() if key not in ("url", "file", "hf_hub_id", "tag", "source")},
-        **{key: cfg[key] for key in ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode") if key in cfg},
-        "num_classes": model.num_classes,
-    }
-    cfg.pop("label_names", None)
+    own, trained = backbone.pretrained_cfg, model.pretrained_cfg
+    cfg = {key: value for key, value in own.items() if key in KEPT}
+    cfg |= {key: trained[key] for key in PREPARED if key in trained} | {"num_classes": model.num_classes}
     if label_names:
         cfg["label_names"] = list(label_names)
     if contrast_of(model.pretrained_cfg) != "none":

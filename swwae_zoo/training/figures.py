@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 from torch import Tensor
 
 from swwae_zoo.loss import TERMS
@@ -116,11 +117,19 @@ def draw_curves(path: Path, metrics: list[dict[str, Any]]) -> None:
 
 
 class Curve(NamedTuple):
-    """Validation error of one run: name in the legend ("": none), colour, lines of metrics.jsonl."""
+    """Validation error of one run: name in the legend ("": none), colour, lines of metrics.jsonl, one of many runs."""
 
     label: str
     colour: str
     metrics: Sequence[Mapping[str, Any]]
+    thin: bool = False
+
+
+class PlainNumbers(LogFormatter):
+    """0.06 instead of 6 x 10^-2, which is cut off at the left."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return f"{x:g}" if super().__call__(x, pos) else ""
 
 
 def plot_losses(axis: Axes, metrics: Sequence[Mapping[str, Any]]) -> None:
@@ -133,6 +142,8 @@ def plot_losses(axis: Axes, metrics: Sequence[Mapping[str, Any]]) -> None:
     axis.set(xlabel="step", ylabel="training loss (mean since the point before)")
     if any(value > 0 for line in axis.lines for value in np.asarray(line.get_ydata())):
         axis.set_yscale("log")
+        axis.yaxis.set_major_formatter(PlainNumbers())
+        axis.yaxis.set_minor_formatter(PlainNumbers(minor_thresholds=(1.5, 0.5)))
     axis.grid(alpha=0.3)
 
 
@@ -146,8 +157,10 @@ def plot_errors(axis: Axes, curves: Sequence[Curve], lowest: bool = False) -> No
         steps, values = _curve(curve.metrics, "val_error")
         if not steps:
             continue
-        style = {"marker": "o", "markersize": 4} if curve.label else {"linewidth": 1, "alpha": 0.5}
-        axis.plot(steps, values, color=curve.colour, label=curve.label or None, **style)
+        width, size = (1.0, 2) if curve.thin else (1.5, 4)
+        axis.plot(
+            steps, values, color=curve.colour, label=curve.label or None, marker="o", markersize=size, linewidth=width
+        )
         if lowest and curve.label:
             low = min(values)
             name = f"lowest: {low:.2f} % at step {steps[values.index(low)]}"
@@ -167,9 +180,9 @@ def lay_out(figure: Figure) -> None:
     axes = figure.axes
 
     def adjust(top: float) -> None:
-        between = 0.75 / max((width - 0.8 - 0.75 * (len(axes) - 1)) / len(axes), 0.1)  # of an axis's width
+        between = 0.8 / max((width - 0.95 - 0.8 * (len(axes) - 1)) / len(axes), 0.1)  # of an axis's width
         figure.subplots_adjust(
-            left=0.65 / width, right=1 - 0.15 / width, bottom=0.5 / height, top=1 - top / height, wspace=between
+            left=0.8 / width, right=1 - 0.15 / width, bottom=0.5 / height, top=1 - top / height, wspace=between
         )
 
     adjust(0.4)

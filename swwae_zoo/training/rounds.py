@@ -20,7 +20,7 @@ from swwae_zoo.training.build import build_model, input_shape, resolve_device, s
 from swwae_zoo.training.progress import Progress
 from swwae_zoo.training.run_directory import Elsewhere, RunDirectory
 from swwae_zoo.training.signals import Interrupt
-from swwae_zoo.training.trainer import Trainer, lambdas_of
+from swwae_zoo.training.trainer import Observer, Trainer, lambdas_of
 from swwae_zoo.utils.distributed import World, connected
 from swwae_zoo.utils.files import user_path
 
@@ -30,7 +30,12 @@ _NO_PATH = str.maketrans(":/\\", "___")
 
 
 def train_rounds(
-    config: RunConfig, *, resume: bool = False, force: bool = False, notes: Sequence[str] = ()
+    config: RunConfig,
+    *,
+    resume: bool = False,
+    force: bool = False,
+    notes: Sequence[str] = (),
+    observe: Observer | None = None,
 ) -> list[dict[str, Any]]:
     """Run every round of ``config`` and write each to its own folder under ``config.out``.
 
@@ -42,6 +47,7 @@ def train_rounds(
         resume: go on where a stopped run was; rounds that are finished are not run again.
         force: start over in a folder that already holds a run.
         notes: lines to be said when the run begins.
+        observe: see `Trainer`; such as `swwae_zoo.publish.report.Pages()`, which writes report.html.
 
     Returns:
         In rank 0 one dict a run, in other processes none: "seed", "twin", "val_error", "test_error" (%, None without
@@ -54,7 +60,7 @@ def train_rounds(
     world = World.from_environment()
     device = resolve_device(config.device, world)
     with Interrupt(patient=world.launched) as interrupt, connected(world, device), ExitStack() as stack:
-        results = _train_rounds(config, resume, force, world, device, interrupt, notes, stack)
+        results = _train_rounds(config, resume, force, world, device, interrupt, notes, stack, observe)
     return results if world.first else []
 
 
@@ -67,6 +73,7 @@ def _train_rounds(
     interrupt: Interrupt,
     notes: Sequence[str],
     stack: ExitStack,
+    observe: Observer | None,
 ) -> list[dict[str, Any]]:
     shape = input_shape(config)
     name = f"{config.model}-{config.data}-{config.num_labels or 'all'}"
@@ -101,7 +108,7 @@ def _train_rounds(
         model = build_model(
             run, splits.num_classes, world, splits.labeled.class_names, None if resume else progress.say
         )
-        trainer = Trainer(run, model, splits, directory, device, progress, world)
+        trainer = Trainer(run, model, splits, directory, device, progress, world, observe)
         if not results:  # all that can be wrong with the input is known by now
             root.begin(config, world.job)
             for note in notes:

@@ -6,6 +6,7 @@
     last/, best/      model.safetensors + config.json: timm.create_model("local-dir:DIR/last", pretrained=True)
     checkpoint.pt     everything `--resume` needs
     result.json       errors of the last model; present once the run is finished
+    report.html       a page with all of it, refreshed at each evaluation
 
 Several rounds, or a round and its twin, lie below as seed0/, seed0-twin/, ..., with all results in results.json.
 
@@ -48,6 +49,7 @@ FILES = (
     "curves.png",
     "reconstructions.png",
     "views.png",
+    "report.html",
     "run.json",
     *(f"{folder}/{name}" for folder in ("last", "best") for name in ("model.safetensors", "config.json")),
     ".writer",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -28,8 +29,11 @@ from swwae_zoo.training.signals import Interrupt
 from swwae_zoo.utils.distributed import Share, World
 from swwae_zoo.utils.json_files import digest_of
 from swwae_zoo.utils.precision import Autocast
+from swwae_zoo.utils.text import printable
 
-__all__ = ["Trainer", "lambdas_of", "view_of"]
+__all__ = ["Observer", "Trainer", "lambdas_of", "view_of"]
+
+Observer = Callable[["Trainer", bool], None]
 
 
 def lambdas_of(config: RunConfig) -> Lambdas:
@@ -79,6 +83,7 @@ class Trainer:
         device: where it runs.
         progress: told what happens.
         world: the processes that share the run; one alone by default.
+        observe: called in rank 0 after each evaluation, and at the end, with the trainer and whether it is the end.
 
     Raises:
         ValueError: batches with fewer images than processes, an optimiser timm does not know, lambdas that don't fit
@@ -95,7 +100,9 @@ class Trainer:
         device: torch.device,
         progress: Progress,
         world: World = World(),
+        observe: Observer | None = None,
     ):
+        self.observe = observe
         self.config, self.directory, self.device, self.progress = config, directory, device, progress
         self.world = world
         self.autocast = Autocast(config.amp, device)
@@ -262,6 +269,8 @@ class Trainer:
                         self._log()
                     if self._is_due(self.eval_every):
                         self._evaluate()
+                        if self.step < self.steps:
+                            self._show(done=False)
                     stop = self.world.maximum(interrupt.signal_number)
                     if self._is_due(self.save_every) or stop:
                         self._save()
@@ -476,7 +485,18 @@ class Trainer:
         if self.world.first:
             self.directory.draw("curves.png", lambda path: figures.draw_curves(path, self.directory.metrics()))
         self.directory.write_json("result.json", result)
+        self._show(done=True)
         return result
+
+    def _show(self, done: bool) -> None:
+        """Shows the run to its observer, whose faults never stop a training."""
+        if self.observe is None or not self.world.first:
+            return
+        try:
+            self.observe(self, done)
+        except Exception as error:
+            self.progress.say(f"the page of the run was not written: {type(error).__name__}: {printable(error, 300)}")
+            self.observe = None
 
 
 def _random_state(device: torch.device) -> dict[str, torch.Tensor]:

@@ -29,4 +29,5 @@ def export(
 
     with quiet_unless_terminal():
         made = write(model, format, out, opset, weights)
-    typer.echo(f"{printable(made.path)}: {made.about}")
+    typer.echo(printable(made.path))
+    typer.echo(made.about, err=True)

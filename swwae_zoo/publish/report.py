@@ -313,7 +313,7 @@ def _reconstructions(source: Source) -> dict[str, Any]:
     for place, position in enumerate(index.tolist()):
         name = names[int(images.labels[position])] if images.labels is not None else ""
         items.append({"name": name, "lines": [], "images": [photo(row[place]) for row in rows]})
-    return {"how": f"{len(items)} {source.split} images, across the classes.", "items": items}
+    return {"how": f"{len(items)} {source.split} images, across the classes.", "pictures": items}
 
 
 def _names(source: Source) -> list[str]:

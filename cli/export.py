@@ -12,12 +12,15 @@ from .options import Place, Weights
 def export(
     model: Place,
     format: Annotated[
-        str, typer.Option("--format", metavar="onnx|pt2|timm", help="onnx, torch.export's pt2, or a plain timm backbone.")
+        str,
+        typer.Option("--format", metavar="onnx|pt2|timm", help="onnx, torch.export's pt2, or a plain timm backbone."),
     ] = "onnx",
     out: Annotated[
         str | None, typer.Option(metavar="PATH", help="The file, or timm's folder (else by the model's name, here).")
     ] = None,
-    opset: Annotated[int | None, typer.Option(help="Opset of ONNX (else the exporter's own).", show_default=False)] = None,
+    opset: Annotated[
+        int | None, typer.Option(help="Opset of ONNX (else the exporter's own).", show_default=False)
+    ] = None,
     weights: Weights = None,
 ) -> None:
     """Write a trained classifier for other programs; what is written was read back and gave the same answers.

@@ -348,4 +348,6 @@ def _timm_difference(model: SWWAE, folder: Path) -> float:
             return float((plain(x) - model(x)).abs().max())
     except (RuntimeError, TypeError, KeyError) as error:
         line = printable(" ".join(str(error).split()), 200)
-        raise ValueError(f"timm can't build this backbone from its saved arguments: {line}; use --format onnx or pt2") from error
+        raise ValueError(
+            f"timm can't build this backbone from its saved arguments: {line}; use --format onnx or pt2"
+        ) from error

@@ -68,10 +68,11 @@ def train(
     notes = what_gave_way(recipe_of_run, overrides) if recipe_of_run is not None and not resume else ()
 
     from swwae_zoo.models._registry import check_model_name
+    from swwae_zoo.publish.report import Pages
     from swwae_zoo.training.rounds import summary, train_rounds
 
     check_model_name(run.model)
-    results = train_rounds(run, resume=resume, force=force, notes=notes)
+    results = train_rounds(run, resume=resume, force=force, notes=notes, observe=Pages())
     if as_json and results:  # only rank 0 has results
         typer.echo(json.dumps(results))
     elif results:

@@ -47,14 +47,11 @@ TRIALS = 30  # where neither their number nor the hours are given
 STARTUP = 8  # trials drawn at random before the sampler has something to go by
 BEFORE_PRUNING = 4  # finished trials, and
 FIRST_JUDGED = 2  # evaluations of a trial, before it may be stopped early
-HOPELESS = 3  # failures without a success that end the search
+HOPELESS = 3  # failures without a success that end a search, and killed processes that end a trial
 HEARTBEAT, GRACE = 20, 90  # seconds: a worker that has been silent for longer than GRACE was killed
 # Another machine may say these otherwise and still share the study.
 _OF_ONE_MACHINE = {"out", "device", "data_dir", "track", "save_every", "log_every", "rounds", "twin"}
-_WEIGHTS = (
-    "checkpoint.pt",
-    *(f"{n}/{file}" for n in ("last", "best") for file in ("model.safetensors", "config.json")),
-)
+_WEIGHTS = ("checkpoint.pt", "last/model.safetensors", "last/config.json", "best/model.safetensors", "best/config.json")
 
 
 @dataclass(frozen=True)
@@ -110,8 +107,8 @@ def tune(recipe: RunConfig | None, overrides: Mapping[str, Any], settings: TuneS
     """Goes on with the study, or begins one, until there are enough trials or the time is over.
 
     Every trial trains on the same labelled images, drawn by the recipe's seed, and is judged by its validation error;
-    test images are not looked at. The sampler (TPE) is seeded by the recipe's seed and the trial's number, so the same
-    study gives the same trials wherever it is run.
+    test images are not looked at. The sampler (TPE) is seeded by the recipe's seed and the trial's number, so a
+    study that was stopped between two trials goes on as an unbroken one.
 
     Args:
         recipe: that is searched around; None for the defaults.
@@ -200,16 +197,32 @@ class Search:
         name = self.settings.study or f"{self.config.model}-{self.config.data}-{self.config.num_labels or 'all'}"
         pruner = optuna.pruners.MedianPruner(BEFORE_PRUNING, n_warmup_steps=FIRST_JUDGED)
         url = self.settings.storage or sqlalchemy.URL.create("sqlite", database=str(self.out / "study.db"))
-        with _database_errors(url), warnings.catch_warnings():
+        with _database_errors(url):
+            for wait in (0.5, 1.0, 2.0, None):
+                try:
+                    study = self._opened(url if isinstance(url, str) else url.render_as_string(False), name, pruner)
+                    break
+                except sqlalchemy.exc.SQLAlchemyError:  # two machines that make the tables at the same time, say
+                    if wait is None:
+                        raise
+                    time.sleep(wait)
+            self._check_same(study)
+        return study
+
+    def _opened(self, url: str, name: str, pruner: optuna.pruners.BasePruner) -> optuna.Study:
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             storage = optuna.storages.RDBStorage(
-                url if isinstance(url, str) else url.render_as_string(hide_password=False),
-                engine_kwargs={"connect_args": {"timeout": 60}} if str(url).startswith("sqlite") else {},
+                url,
+                # A server closes connections that idle through a long trial.
+                engine_kwargs={"connect_args": {"timeout": 60}}
+                if url.startswith("sqlite")
+                else {"pool_pre_ping": True},
                 heartbeat_interval=HEARTBEAT,
                 grace_period=GRACE,
-                heartbeat_stale_trial_callback=put_aside,
+                heartbeat_stale_trial_callback=go_on_with_killed,
             )
-            study = optuna.create_study(
+            return optuna.create_study(
                 storage=storage,
                 sampler=SeededSampler(self.config.seed),
                 pruner=pruner,
@@ -217,8 +230,6 @@ class Search:
                 direction="minimize",
                 load_if_exists=True,
             )
-            self._check_same(study)
-        return study
 
     def _check_same(self, study: optuna.Study) -> None:
         recipe = {key: value for key, value in asdict(self.config).items() if key not in _OF_ONE_MACHINE}
@@ -227,11 +238,12 @@ class Search:
         theirs = study.user_attrs.get("tune")
         if theirs is None:
             study.set_user_attr("tune", mine)
-            own = {one.key: value_of(self.config, one.key) for one in self.space}
+            own = {"model_args.drop_rate": 0.0}  # where the recipe does not say it
+            own |= {one.key: value for one in self.space if (value := value_of(self.config, one.key)) is not None}
             own = {
                 one.key: one.nearest(own[one.key])
                 for one in self.space
-                if type(own[one.key]) in (int, float)  # a list of lambdas, or a name that the recipe lacks
+                if type(own.get(one.key)) in (int, float)  # else a list of lambdas, or a name that the recipe lacks
             }
             study.enqueue_trial(own, skip_if_exists=True)  # the recipe as it stands is the first to be beaten
             return
@@ -251,9 +263,9 @@ class Search:
     @property
     def finished(self) -> list[FrozenTrial]:
         """Trials that have ended, without those that were put aside to go on under another number."""
-        ended = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
-        trials = self.study.get_trials(deepcopy=False, states=ended)
-        return [trial for trial in trials if "put_aside" not in trial.user_attrs]
+        trials = self.study.get_trials(deepcopy=False)
+        replaced = {trial.user_attrs.get("instead_of") for trial in trials}
+        return [trial for trial in trials if trial.state.is_finished() and trial.number not in replaced]
 
     # --- trials -----------------------------------------------------------------------------------
 
@@ -282,15 +294,14 @@ class Search:
         folder = self.out / "trials" / f"{trial.user_attrs.get('continues', trial.number):04d}"
         try:
             return self._train(trial, self._config_of(values, folder), folder, interrupt, until)
-        except (Stopped, OutOfTime) as stop:
+        except (Stopped, OSError):  # a full disk, say: no other trial would fare better
             put_aside(self.study, trial)
-            if isinstance(stop, Stopped):
-                raise
+            raise
+        except OutOfTime:
+            put_aside(self.study, trial)
             raise TrialFailed from None
         except optuna.TrialPruned:
             _remove_weights(folder)
-            raise
-        except OSError:  # a full disk, say: no trial would fare better
             raise
         except Exception as error:
             reason = " ".join(str(error).split()) or type(error).__name__
@@ -340,16 +351,15 @@ class Search:
     # --- what is said and written -----------------------------------------------------------------
 
     def _say(self, trial: FrozenTrial, wanted: int | None) -> None:
-        record, best = record_of(trial), self._best()
-        if "put_aside" in trial.user_attrs:
+        record, best, finished = record_of(trial), self._best(), self.finished
+        if all(trial.number != one.number for one in finished):
+            self.progress.say(f"trial {trial.number}: put aside, the same command goes on with it")
             return
         error = "" if record.val_error is None else f", validation error {record.val_error:.2f} %"
         best_said = "" if best is None else f"; best {best.val_error:.2f} %, trial {best.number}"
         of = "" if wanted is None else f" of {wanted}"
         reason = f": {record.reason}" if record.reason else ""
-        self.progress.say(
-            f"trial {trial.number}: {record.state}{error}{reason}{best_said}; {len(self.finished)}{of} done"
-        )
+        self.progress.say(f"trial {trial.number}: {record.state}{error}{reason}{best_said}; {len(finished)}{of} done")
 
     def _best(self) -> TrialRecord | None:
         done = [record for record in map(record_of, self.finished) if record.state == "done"]
@@ -375,7 +385,8 @@ class Search:
 class SeededSampler(optuna.samplers.BaseSampler):
     """TPE, seeded anew for each trial by the study's seed and the trial's number.
 
-    So machines that share a study do not draw the same, and a study that was stopped goes on as if it had not been.
+    So machines that share a study do not draw the same, and one that was stopped between two trials goes on as an
+    unbroken one.
     """
 
     def __init__(self, seed: int):
@@ -405,12 +416,22 @@ class SeededSampler(optuna.samplers.BaseSampler):
         return self._sampler.sample_independent(study, trial, param_name, param_distribution)
 
 
-def put_aside(study: optuna.Study, trial: optuna.Trial | FrozenTrial) -> None:
-    """Queues a trial that was stopped or killed: it goes on in its folder, if that is there, under another number."""
-    number = trial.user_attrs.get("continues", trial.number)
-    if len(trial.params):  # else it had not begun
-        study.enqueue_trial(trial.params, user_attrs={"continues": number})
-    study._storage.set_trial_user_attr(trial._trial_id, "put_aside", True)
+def put_aside(study: optuna.Study, trial: optuna.Trial | FrozenTrial, killed: int = 0) -> None:
+    """Queues a trial that was stopped: it goes on in its folder, if that is there, under another number.
+
+    Args:
+        killed: how often its process was killed in the middle of it.
+    """
+    folder = trial.user_attrs.get("continues", trial.number)
+    facts = {"continues": folder, "instead_of": trial.number, "killed": killed}
+    study.enqueue_trial(trial.params, user_attrs=facts)
+
+
+def go_on_with_killed(study: optuna.Study, trial: FrozenTrial) -> None:
+    """Queues a trial whose process has been silent for too long, unless it has brought down several."""
+    killed = trial.user_attrs.get("killed", 0) + 1
+    if killed < HOPELESS:
+        put_aside(study, trial, killed)
 
 
 def record_of(trial: FrozenTrial) -> TrialRecord:
@@ -418,9 +439,8 @@ def record_of(trial: FrozenTrial) -> TrialRecord:
     states = {TrialState.COMPLETE: "done", TrialState.PRUNED: "stopped early", TrialState.FAIL: "failed"}
     last = trial.intermediate_values.get(max(trial.intermediate_values, default=0))
     error = trial.value if trial.state == TrialState.COMPLETE else last
-    return TrialRecord(
-        trial.number, states[trial.state], error, dict(trial.params), str(trial.user_attrs.get("reason", ""))
-    )
+    reason = str(trial.user_attrs.get("reason", "its process was killed")) if trial.state == TrialState.FAIL else ""
+    return TrialRecord(trial.number, states[trial.state], error, dict(trial.params), reason)
 
 
 def _rank(record: TrialRecord) -> tuple[bool, float, int]:
@@ -458,7 +478,7 @@ def _database_errors(url: Any) -> Iterator[None]:
     """What the database refuses, in one line, without its password."""
     try:
         yield
-    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.OptunaError, ImportError) as error:
+    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.OptunaError, ImportError, RuntimeError) as error:
         shown, secret = str(url), None
         with contextlib.suppress(sqlalchemy.exc.ArgumentError):
             made = sqlalchemy.make_url(url) if not isinstance(url, Path) else None

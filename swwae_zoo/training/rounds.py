@@ -36,7 +36,7 @@ from swwae_zoo.training.run_directory import Elsewhere, RunDirectory
 from swwae_zoo.training.signals import Interrupt
 from swwae_zoo.training.start import next_steps, start_block
 from swwae_zoo.training.track import check_service
-from swwae_zoo.training.trainer import Trainer, lambdas_of, view_of
+from swwae_zoo.training.trainer import Observer, Trainer, lambdas_of, view_of
 from swwae_zoo.utils.distributed import World, connected
 from swwae_zoo.utils.files import user_path
 from swwae_zoo.utils.precision import Autocast
@@ -54,6 +54,7 @@ def train_rounds(
     notes: Sequence[str] = (),
     given: Mapping[str, Images] | None = None,
     progress: Progress | None = None,
+    observe: Observer | None = None,
 ) -> list[dict[str, Any]]:
     """Run every round of ``config`` and write each to its own folder under ``config.out``.
 
@@ -67,6 +68,7 @@ def train_rounds(
         notes: lines to be said when the run begins.
         given: images from Python, by the spec that stands for them in ``config``.
         progress: told what happens; on standard error by default.
+        observe: see `Trainer`; such as `swwae_zoo.publish.report.Pages()`, which writes report.html.
 
     Returns:
         In rank 0 one dict a run, in other processes none: "seed", "twin", "val_error", "test_error" (%, None without
@@ -81,7 +83,9 @@ def train_rounds(
     with Interrupt(patient=world.launched) as interrupt, connected(world, device), ExitStack() as stack:
         progress = progress or Progress(quiet=not world.first)
         interrupt.tell = progress.say
-        results = _train_rounds(config, resume, force, world, device, interrupt, notes, stack, given or {}, progress)
+        results = _train_rounds(
+            config, resume, force, world, device, interrupt, notes, stack, given or {}, progress, observe
+        )
     return results if world.first else []
 
 
@@ -96,6 +100,7 @@ def _train_rounds(
     stack: ExitStack,
     given: Mapping[str, Images],
     progress: Progress,
+    observe: Observer | None,
 ) -> list[dict[str, Any]]:
     check_service(config.track)
     check_before_data(config, device)
@@ -134,7 +139,7 @@ def _train_rounds(
         model = build_model(
             run, splits.num_classes, world, splits.labeled.class_names, None if resume else progress.say
         )
-        trainer = Trainer(run, model, splits, directory, device, progress, world)
+        trainer = Trainer(run, model, splits, directory, device, progress, world, observe)
         if not results:  # all that can be wrong with the input is known by now
             root.begin(config, world.job, {"data": what_was_read(splits)})
             for note in notes:

@@ -7,6 +7,7 @@
     checkpoint.pt     everything `--resume` needs
     track.json        how far a tracking service has been told (`--track`)
     result.json       errors of the last model; present once the run is finished
+    report.html       a page with all of it, refreshed at each evaluation
 
 Several rounds, or a round and its twin, lie below as seed0/, seed0-twin/, ..., with all results in results.json.
 
@@ -51,6 +52,7 @@ FILES = (
     "curves.png",
     "reconstructions.png",
     "views.png",
+    "report.html",
     "run.json",
     "track.json",
     *(f"{folder}/{name}" for folder in ("last", "best") for name in ("model.safetensors", "config.json")),

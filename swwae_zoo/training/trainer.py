@@ -29,8 +29,11 @@ from swwae_zoo.training.signals import Interrupt, Stopped
 from swwae_zoo.utils.distributed import Share, World
 from swwae_zoo.utils.json_files import digest_of
 from swwae_zoo.utils.precision import Autocast
+from swwae_zoo.utils.text import printable
 
-__all__ = ["Trainer", "lambdas_of", "view_of"]
+__all__ = ["Observer", "Trainer", "lambdas_of", "view_of"]
+
+Observer = Callable[["Trainer", bool], None]
 
 
 def lambdas_of(config: RunConfig) -> Lambdas:
@@ -80,6 +83,7 @@ class Trainer:
         device: where it runs.
         progress: told what happens.
         world: the processes that share the run; one alone by default.
+        observe: called in rank 0 after each evaluation, and at the end, with the trainer and whether it is the end.
 
     Raises:
         ValueError: batches with fewer images than processes, an optimiser timm does not know, lambdas that don't fit
@@ -96,7 +100,9 @@ class Trainer:
         device: torch.device,
         progress: Progress,
         world: World = World(),
+        observe: Observer | None = None,
     ):
+        self.observe = observe
         self.config, self.directory, self.device, self.progress = config, directory, device, progress
         self.world = world
         self.autocast = Autocast(config.amp, device)
@@ -270,6 +276,8 @@ class Trainer:
                         self._log()
                     if self._is_due(self.eval_every):
                         self._evaluate_or_save()
+                        if self.step < self.steps:
+                            self._show(done=False)
                     stop = self.world.maximum(interrupt.signal_number)
                     if self._is_due(self.save_every) or stop:
                         self._save()
@@ -510,14 +518,26 @@ class Trainer:
             "test_rec": self._reconstruction_on(self.test) if reconstructs and self.test else None,
         }
         if reconstructs and self.world.first:
-            shown = self._prepare_eval((self.test or self.val or self.labeled).first(16))
+            shown = self.test or self.val or self.labeled
+            shown = self._prepare_eval(shown.read(figures.across_classes(shown.labels, shown.count)))
             self.directory.draw(
                 "reconstructions.png", lambda path: figures.draw_reconstructions(path, self.final_model, shown)
             )
         if self.world.first:
             self.directory.draw("curves.png", lambda path: figures.draw_curves(path, self.directory.metrics()))
         self.directory.write_json("result.json", result)
+        self._show(done=True)
         return result
+
+    def _show(self, done: bool) -> None:
+        """Shows the run to its observer, whose faults never stop a training."""
+        if self.observe is None or not self.world.first:
+            return
+        try:
+            self.observe(self, done)
+        except Exception as error:
+            self.progress.say(f"the page of the run was not written: {type(error).__name__}: {printable(error, 300)}")
+            self.observe = None
 
 
 def _random_state(device: torch.device) -> dict[str, torch.Tensor]:

@@ -169,6 +169,8 @@ def _read_all(
             refuse_or_skip(bad, len(files), request.spec, request.bad_images == "skip" and bool(kept))
             images = shelf.close(None if labels is None else torch.tensor(labels)[kept], class_names)
     images.notes = tuple(tree.notes(request.spec))
+    if labels is not None and images.count == len(files):  # none was left out
+        images.files = tuple(os.path.relpath(file, request.option) for file in files)
     return images
 
 

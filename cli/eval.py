@@ -1,4 +1,4 @@
-"""`swwae eval RUN`: measures a trained model's error."""
+"""`swwae eval MODEL`: measures a trained model's error."""
 
 import json
 from typing import Annotated
@@ -7,29 +7,37 @@ import typer
 
 from swwae_zoo.utils.text import printable
 
-from .options import Amp, DataDir, Device, Json, Run, Weights
+from .options import Amp, DataDir, Device, Json, Place, Weights
 
 
 def evaluate(
-    run: Run,
+    model: Place,
     data: Annotated[str | None, typer.Option(help="Data set (else the one of the training).")] = None,
     data_dir: DataDir = None,
-    split: Annotated[str, typer.Option(metavar="test|train", help="Which images.")] = "test",
-    weights: Weights = "best",
+    split: Annotated[
+        str, typer.Option(metavar="test|train|val", help="Which images; val: those that training held out.")
+    ] = "test",
+    weights: Weights = None,
     device: Device = "auto",
-    amp: Amp = "off",
+    amp: Amp = None,
     as_json: Json = False,
 ) -> None:
-    """Measure a trained model: classification error and reconstruction loss."""
-    from swwae_zoo.analysis.load import evaluate_saved, load_saved
-    from swwae_zoo.training.build import resolve_device
+    """Measure a trained model: classification error and reconstruction loss, as training measured them."""
+    from swwae_zoo.analysis.evaluate import evaluate as measure
+    from swwae_zoo.analysis.load import load
+    from swwae_zoo.hub.progress import quiet_unless_terminal
 
-    measured = evaluate_saved(load_saved(run, weights, resolve_device(device)), data, split, data_dir, amp)
+    with quiet_unless_terminal():
+        trained = load(model, weights, device)
+    measured = measure(trained, data, split, data_dir, amp)
     if as_json:
         typer.echo(json.dumps(measured))
         return
-    run, name = printable(measured["run"]), printable(measured["data"])
-    typer.echo(f"{run} on {measured['images']:,} {split} images of {name}")
-    typer.echo(f"error           {measured['error']:.2f} %")
+    name, images = printable(measured["model"]), f"{measured['images']:,} {split} images"
+    typer.echo(f"{name} on {images} of {printable(measured['data'])}, amp {measured['amp']}")
+    if measured["error"] is None:
+        typer.echo("error           none: the classifier was not trained (lambda_nll = 0)")
+    else:
+        typer.echo(f"error           {measured['error']:.2f} %")
     if measured["reconstruction"] is not None:
         typer.echo(f"reconstruction  {measured['reconstruction']:.5f}, mean square")

@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 import swwae_zoo
 from swwae_zoo.utils.text import printable
 
-from . import bench, pull, push, recipes, reconstruct, reproduce, show, train, tune
+from . import bench, export, predict, pull, push, recipes, reconstruct, report, reproduce, show, train, tune
 from . import eval as eval_command
 from . import list as list_command
 
@@ -59,6 +59,9 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as stop:
+            signal.signal(
+                signal.SIGINT, signal.SIG_IGN
+            )  # a further Ctrl-C would end in a traceback of what closes down
             say(str(stop) or "interrupted")
             raise typer.Exit(getattr(stop, "exit_code", 128 + signal.SIGINT)) from None
 
@@ -68,6 +71,10 @@ class Commands(TyperGroup):
             return super().main(*args, standalone_mode=False, **kwargs)
         try:
             code = super().main(*args, standalone_mode=False, **kwargs) or 0
+        except KeyboardInterrupt as stop:  # between the signal and what `invoke` does about it
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            say(str(stop) or "interrupted")
+            code = getattr(stop, "exit_code", 128 + signal.SIGINT)
         except Exception as error:
             line = explain(error)
             if line is None or os.environ.get("SWWAE_DEBUG"):
@@ -83,7 +90,6 @@ app = typer.Typer(
     help="Stacked What-Where Auto-Encoders: train on few labels and many images.",
     epilog="SWWAE_DATA names the folder of data sets; SWWAE_DEBUG=1 shows tracebacks.",
     cls=Commands,
-    add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -108,9 +114,12 @@ def options(
 
 
 app.command("train")(train.train)
+app.command("predict")(predict.predict)
 app.command("tune")(tune.tune)
 app.command("eval")(eval_command.evaluate)
 app.command("reconstruct")(reconstruct.reconstruct)
+app.command("report")(report.report)
+app.command("export")(export.export)
 app.command("list")(list_command.list_models)
 app.command("show")(show.show)
 app.command("recipes")(recipes.recipes)

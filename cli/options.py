@@ -10,15 +10,23 @@ ModelArg = Annotated[
     list[str] | None,
     typer.Option("--model-arg", metavar="KEY=VALUE", help="Passed to timm.create_model; may be repeated."),
 ]
-Run = Annotated[
-    str, typer.Argument(help="Run directory of `swwae train`, or best/ or last/ in it.", show_default=False)
+PLACES = "a run of `swwae train`, a folder with config.json, hf-hub:ORG/NAME, or a tag"
+Place = Annotated[str, typer.Argument(metavar="MODEL", help=f"Trained model: {PLACES}.", show_default=False)]
+Model = Annotated[str, typer.Option("--model", metavar="MODEL", help=f"Trained model: {PLACES}.", show_default=False)]
+Weights = Annotated[
+    str | None,
+    typer.Option("--weights", metavar="last|best", help="Which weights of a run (else last).", show_default=False),
 ]
-Weights = Annotated[str, typer.Option("--weights", metavar="best|last", help="Which weights of the run.")]
 DataDir = Annotated[
     str | None, typer.Option("--data-dir", help="Folder of data sets (else the run's, SWWAE_DATA, ~/.cache/swwae_zoo).")
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
-Amp = Annotated[str, typer.Option("--amp", metavar="auto|off|bf16|fp16", help="Mixed precision.")]
+Amp = Annotated[
+    str | None,
+    typer.Option(
+        "--amp", metavar="auto|off|bf16|fp16", help="Mixed precision (else as in training).", show_default=False
+    ),
+]
 
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

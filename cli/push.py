@@ -9,12 +9,17 @@ from swwae_zoo.utils.text import printable
 
 from .options import Json
 
+LONG = 100_000  # characters of a line of the card: nothing is left out
+
 
 def push(
     run: Annotated[
         str,
         typer.Argument(
-            help="Run directory of `swwae train`, one of its rounds, or best/ or last/ in one.", show_default=False
+            metavar="RUN|FOLDER",
+            help="Run of `swwae train`, one of its rounds, or best/ or last/ in one; or a folder with config.json and "
+            "model.safetensors.",
+            show_default=False,
         ),
     ],
     repo: Annotated[str, typer.Option("--repo", metavar="ORG/NAME", help="Repository; created if it does not exist.")],
@@ -25,13 +30,24 @@ def push(
     tag: Annotated[str | None, typer.Option("--tag", help="Tag for the commit, such as v1.")] = None,
     message: Annotated[str | None, typer.Option("--message", help="Commit message.")] = None,
     create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request instead of committing.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Build and check everything, upload nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Build and check everything and show the card, upload nothing.")
+    ] = False,
     weights: Annotated[
         str | None,
         typer.Option(
             "--weights",
-            metavar="best|last",
-            help="Which weights [default: last, whose test error was measured].",
+            metavar="last|best",
+            help="Which weights of a run (else last, whose test error was measured).",
+            show_default=False,
+        ),
+    ] = None,
+    license: Annotated[
+        str | None,
+        typer.Option(
+            "--license",
+            metavar="NAME",
+            help="Licence of the weights, as the Hub names it: mit, apache-2.0, ... (else the card has none).",
             show_default=False,
         ),
     ] = None,
@@ -55,6 +71,7 @@ def push(
             create_pr=create_pr,
             dry_run=dry_run,
             weights=weights,
+            license=license,
         )
     if as_json:
         typer.echo(
@@ -63,6 +80,8 @@ def push(
         return
     for name, sums in pushed.files.items():
         typer.echo(f"{sums.size:>12,}  {sums.sha256[:16]}  {name}")
+    if pushed.status == "dry run":
+        typer.echo("\n" + "\n".join(printable(line, LONG) for line in pushed.card.splitlines()) + "\n")
     visible = {True: ", private", False: ", public", None: ""}[pushed.private]
     typer.echo(
         f"{pushed.status}: {pushed.repo}@{pushed.revision}{visible}"

@@ -29,6 +29,13 @@ Pools = Annotated[
 Decoder = Annotated[
     str | None, typer.Option("--decoder", metavar="mirror|light", help="Decoder of a wrapped backbone.")
 ]
+ImgSize = Annotated[
+    str | None,
+    typer.Option("--img-size", metavar="H[xW]", help="Size that images are trained at (else by model and images)."),
+]
+Pretrained = Annotated[
+    bool, typer.Option("--pretrained", help="Start from the backbone's pretrained weights, or the model's own.")
+]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite a run that --out already holds.")]
 
 
@@ -37,6 +44,8 @@ def train(
     backbone: Backbone = None,
     pools: Pools = None,
     decoder: Decoder = None,
+    img_size: ImgSize = None,
+    pretrained: Pretrained = False,
     resume: Resume = False,
     force: Force = False,
     as_json: Json = False,
@@ -47,19 +56,55 @@ def train(
     Flags override the recipe; without --recipe it is the model's own: `swwae train --model swwae_mnist` runs in full.
     """
     overrides = {key.name: value_of(key, given[key.name]) for key in fields(config.RunConfig)}
+    check_backbone(overrides["model"])
     overrides = wrapping(overrides, backbone=backbone, pools=pools, decoder=decoder)
+    if img_size is not None:
+        overrides["model_args"] = {**(overrides["model_args"] or {}), "img_size": config.parse_size(img_size)}
     base = base_recipe(recipe, resume, overrides["model"] or config.RunConfig.model, overrides["out"])
+    if pretrained:
+        overrides = with_pretrained(overrides, base)
     recipe_of_run = config.read_recipe(base) if base else None
     run = config.merge(recipe_of_run, overrides, adapt=not resume)
     notes = what_gave_way(recipe_of_run, overrides) if recipe_of_run is not None and not resume else ()
 
     from swwae_zoo.models._registry import check_model_name
-    from swwae_zoo.training.rounds import train_rounds
+    from swwae_zoo.publish.report import Pages
+    from swwae_zoo.training.rounds import summary, train_rounds
 
     check_model_name(run.model)
-    rounds = train_rounds(run, resume=resume, force=force, notes=notes)
-    if as_json and rounds:  # only rank 0 has results
-        typer.echo(json.dumps(rounds))
+    results = train_rounds(run, resume=resume, force=force, notes=notes, observe=Pages())
+    if as_json and results:  # only rank 0 has results
+        typer.echo(json.dumps(results))
+    elif results:
+        for line in summary(results):
+            typer.echo(line)
+
+
+def check_backbone(model: str | None) -> None:
+    """Refuses a plain backbone's name as a model, with the flag that takes it."""
+    if model is None or ":" in model or model.startswith("swwae"):
+        return
+    import timm
+
+    if timm.is_model(model.partition(".")[0]):
+        raise ValueError(f"model: got {model!r}, a plain backbone: --backbone {model} wraps it with a decoder")
+
+
+def with_pretrained(overrides: dict[str, Any], base: str | Path | None) -> dict[str, Any]:
+    """--pretrained, spelled out: the backbone's own weights, or the tag under which the model's lie."""
+    from swwae_zoo.models._pretrained import packaged_tags
+
+    if overrides["init"]:
+        raise ValueError("got --pretrained and --checkpoint (or --init): both say which weights to start from; choose")
+    model = overrides["model"] or (config.read_recipe(base).model if base else config.RunConfig.model)
+    if model.partition(".")[0] == "swwae_wrap":
+        return {**overrides, "model_args": {**(overrides["model_args"] or {}), "backbone_pretrained": True}}
+    if "." in model or ":" in model:  # names its weights already
+        return overrides
+    tags = list(packaged_tags(model))
+    if not tags:
+        raise ValueError(f"--pretrained: {model} comes without weights; leave it out, or give --checkpoint FILE")
+    return {**overrides, "model": f"{model}.{tags[0]}"}
 
 
 def what_gave_way(recipe: config.RunConfig, overrides: dict[str, Any]) -> tuple[str, ...]:

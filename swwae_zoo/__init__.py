@@ -1,6 +1,15 @@
 """Stacked What-Where Auto-Encoders (arXiv:1506.02351) as timm models.
 
 `import swwae_zoo` registers the models with timm: `timm.create_model("swwae_mnist")` works from then on.
+
+    train            what `swwae train` does, on data sets by name, tensors or Datasets
+    load             a trained model from a run, a folder, the Hub or a tag: predict, reconstruct, transform
+    wrap             any backbone as a SWWAE
+    SWWAETask        one training step: the losses of a batch, for a loop of one's own
+    losses           the loss functions and eq. (1): `losses.reconstruction_loss`, `losses.Lambdas`, ...
+    register_term    a loss term from outside the package
+    preprocess_of    uint8 images -> the input a loaded model was trained on
+    push, pull       to and from the Hugging Face Hub
 """
 
 from __future__ import annotations
@@ -16,27 +25,41 @@ from typing import TYPE_CHECKING, Any
 from swwae_zoo.version import __version__
 
 if TYPE_CHECKING:
+    from swwae_zoo import loss as losses
+    from swwae_zoo.analysis.load import Prediction, Trained, load
     from swwae_zoo.analysis.preprocess import preprocess_of
     from swwae_zoo.hub import pull
     from swwae_zoo.loss import register_term
     from swwae_zoo.models import SWWAE, Decoding, Encoding, SWWAEOutput, wrap
     from swwae_zoo.publish import push
+    from swwae_zoo.task import SWWAETask
+    from swwae_zoo.training.api import Run, train
 
 __all__ = [
     "SWWAE",
     "Decoding",
     "Encoding",
+    "Prediction",
+    "Run",
     "SWWAEOutput",
+    "SWWAETask",
+    "Trained",
     "__version__",
+    "load",
+    "losses",
     "preprocess_of",
     "pull",
     "push",
     "register_term",
+    "train",
     "wrap",
 ]
 
 # Torch and timm take seconds to import, and `swwae --help` needs neither: names are imported when they are first used.
 _MODULES = {
+    "SWWAETask": "swwae_zoo.task",
+    **dict.fromkeys(("Prediction", "Trained", "load"), "swwae_zoo.analysis.load"),
+    **dict.fromkeys(("Run", "train"), "swwae_zoo.training.api"),
     "preprocess_of": "swwae_zoo.analysis.preprocess",
     "pull": "swwae_zoo.hub",
     "push": "swwae_zoo.publish",
@@ -46,6 +69,9 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "losses":  # the package of the loss functions, by a name of its own
+        globals()[name] = importlib.import_module("swwae_zoo.loss")
+        return globals()[name]
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = globals()[name] = getattr(importlib.import_module(_MODULES[name]), name)

@@ -1,172 +1,266 @@
-"""A trained model and the recipe it was trained by, read back from a run directory: to measure it, to see with it."""
+"""A trained model from any of four places, and what one does with it: predict, reconstruct, or use it as it is."""
 
 from __future__ import annotations
 
-import copy
+import os
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 import safetensors
 import timm
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
-from swwae_zoo.analysis.classes import labels_for
-from swwae_zoo.config import RunConfig, read_recipe
-from swwae_zoo.data import Preprocess, images_on, load_images
-from swwae_zoo.data.readers.pictures import check_range, open_picture
+from swwae_zoo.analysis.preprocess import PictureLike, Transform, is_single, transform_of
+from swwae_zoo.config import RunConfig
+from swwae_zoo.data import Preprocess
 from swwae_zoo.hub.config import read_model_config
+from swwae_zoo.hub.remote import CONFIG
 from swwae_zoo.models._base import SWWAE
-from swwae_zoo.training.evaluate import classification_error, mean_reconstruction_loss
+from swwae_zoo.training.build import resolve_device
+from swwae_zoo.training.figures import reconstruct, reconstruct_without_where
+from swwae_zoo.training.places import find_place
 from swwae_zoo.training.trainer import lambdas_of
-from swwae_zoo.utils.files import user_path
 from swwae_zoo.utils.precision import Autocast
 from swwae_zoo.utils.text import printable
 
-__all__ = ["Saved", "evaluate_saved", "load_saved", "read_pictures"]
+__all__ = ["Prediction", "Trained", "load"]
 
-WEIGHTS = ("best", "last")
+BATCH = 64  # pictures of a list that go through the net at once
 
 
-class Saved(NamedTuple):
-    """folder: of the weights. model: in eval mode. prepare: uint8 images -> the model's input, as in training."""
+class Prediction(NamedTuple):
+    """A class's name, and its probability from 0 to 1."""
 
+    name: str
+    probability: float
+
+
+@dataclass(frozen=True, repr=False)
+class Trained:
+    """A trained model, in eval mode, with what its training knew: made by `load`.
+
+    Attributes:
+        name: of the place it was loaded from.
+        folder: that holds its config.json and model.safetensors.
+        model: on `device`; timm's and torch's tools take it as it is.
+        transform: pictures -> its input, as in training; see `Transform`.
+        label_names: of its classes, in the order of the logits; "0", "1", ... where training knew no names.
+        config: the recipe it was trained by; None where only a run would know.
+        device: where the model is.
+    """
+
+    name: str
     folder: Path
     model: SWWAE
-    config: RunConfig
-    prepare: Preprocess
-    device: torch.device
+    transform: Transform
+    label_names: tuple[str, ...]
+    config: RunConfig | None
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    def __repr__(self) -> str:
+        classes = f"{self.model.num_classes} classes"
+        return f"Trained({printable(self.name)!r}, {printable(self.model.text)!r}, {classes}, on {self.device})"
+
+    @property
+    def prepare(self) -> Preprocess:
+        """uint8 images (B, C, H, W) of a data set -> the model's input, on their device."""
+        return self.transform.prepare
+
+    @property
+    def classifies(self) -> bool:
+        """Whether there is a classifier, and it was trained as far as is known."""
+        trained = self.config is None or lambdas_of(self.config).classifies
+        return trained and self.model.num_classes > 0
+
+    @property
+    def reconstructs(self) -> bool:
+        """Whether there is a decoder, and it was trained as far as is known."""
+        trained = self.config is None or lambdas_of(self.config).runs_decoder
+        return trained and self.model.decoder is not None
+
+    def autocast(self, amp: str | None = None) -> Autocast:
+        """Mixed precision of this model's evaluations: as in its training, where that is known.
+
+        Args:
+            amp: another: "auto", "off", "bf16" or "fp16".
+
+        Raises:
+            ValueError: another word, or what the device can't do.
+        """
+        if amp is None:
+            amp = "off" if self.config is None else self.config.amp
+            if amp == "fp16" and self.device.type == "cpu":  # trained on a GPU
+                amp = "off"
+        return Autocast(amp, self.device)
+
+    def input(self, x: Tensor) -> Tensor:
+        """The model's input on its device, in the memory format of the model."""
+        x = x.to(self.device)
+        return x.contiguous(memory_format=_layout(self.config))
+
+    @overload
+    def predict(
+        self, pictures: str | os.PathLike[str] | Image.Image, top: int = 3, amp: str | None = None
+    ) -> list[Prediction]: ...
+    @overload
+    def predict(
+        self, pictures: PictureLike | Sequence[PictureLike], top: int = 3, amp: str | None = None
+    ) -> list[Any]: ...
+    def predict(self, pictures: PictureLike | Sequence[PictureLike], top: int = 3, amp: str | None = None) -> list[Any]:
+        """The likeliest classes of pictures: `m.predict("a.png")[0].name`.
+
+        Args:
+            pictures: a path, a PIL image, a uint8 tensor (C, H, W) or (B, C, H, W), a uint8 array (H, W), (H, W, C)
+                or (B, H, W, C), or a list of single ones.
+            top: how many classes, all of them where there are fewer.
+            amp: mixed precision, as in training by default.
+
+        Returns:
+            Of one picture a list of `Prediction`, likeliest first; of several a list of such lists.
+
+        Raises:
+            ValueError: a picture that can't be read, or a model without a (trained) classifier; one line.
+        """
+        self.check_classifier()
+        single, found = is_single(pictures), []
+        for pixels in _batches(self.transform.pixels(pictures)):
+            found += self.predictions(pixels, top, amp)
+        if not found:
+            raise ValueError("got an empty list of pictures, expected at least one")
+        return found[0] if single else found
+
+    @torch.inference_mode()
+    def predictions(self, pixels: Sequence[Tensor], top: int = 3, amp: str | None = None) -> list[list[Prediction]]:
+        """`predict` of one batch of what `transform.pixels` gives: (C, h, w) uint8."""
+        if top < 1:
+            raise ValueError(f"top: got {top}, expected at least 1")
+        x = self.input(self.prepare.normalise(self.transform.fit(pixels, self.device)))
+        with self.autocast(amp)():
+            logits = self.model(x)
+        best = logits.float().softmax(dim=1).topk(min(top, self.model.num_classes))
+        return [
+            [Prediction(self.label_names[place], value) for place, value in zip(places, values, strict=True)]
+            for places, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        ]
+
+    def check_classifier(self) -> None:
+        """Refuses a model whose classes mean nothing.
+
+        Raises:
+            ValueError: it has no classifier, or one that was not trained.
+        """
+        if self.model.num_classes == 0:
+            raise ValueError(
+                f"{printable(self.name)} has no classifier (num_classes = 0): there are no classes to name"
+            )
+        if not self.classifies:
+            raise ValueError(
+                f"{printable(self.name)} learnt without labels (lambda_nll = 0), so its classifier is as it was drawn: "
+                "train one on it with `swwae train --init`"
+            )
+
+    def check_decoder(self) -> None:
+        """Refuses a model whose reconstructions mean nothing.
+
+        Raises:
+            ValueError: it has no decoder, or one that was not trained.
+        """
+        if self.model.decoder is None:
+            raise ValueError(f"{printable(self.name)} has no decoder: there is nothing to reconstruct with")
+        if not self.reconstructs:
+            raise ValueError(
+                f"{printable(self.name)} learnt without reconstruction (lambda_rec = lambda_middle = 0), so its "
+                "decoder is as it was drawn"
+            )
+
+    @overload
+    def reconstruct(self, pictures: Tensor, where: bool = True) -> Tensor: ...
+    @overload
+    def reconstruct(self, pictures: str | os.PathLike[str] | Image.Image, where: bool = True) -> Image.Image: ...
+    @overload
+    def reconstruct(self, pictures: Any, where: bool = True) -> Any: ...
+    def reconstruct(self, pictures: Any, where: bool = True) -> Any:
+        """What the net makes of pictures again: `m.reconstruct("a.png").save("again.png")`.
+
+        Args:
+            pictures: as for `predict`.
+            where: False throws the where away, so that only the what tells where things are.
+
+        Returns:
+            Tensors for tensors: float32 from 0 to 1, (C, S, T) or (B, C, S, T), on the model's device. Else a
+            `PIL.Image` in the model's size, or a list of them.
+
+        Raises:
+            ValueError: a picture that can't be read, or a model without a (trained) decoder; one line.
+        """
+        self.check_decoder()
+        if isinstance(pictures, Tensor):
+            parts = [self._again(pixels, where) for pixels in _batches(self.transform.pixels(pictures))]
+            return parts[0][0] if is_single(pictures) else torch.cat(parts)
+        images: list[Image.Image] = []
+        for pixels in _batches(self.transform.pixels(pictures)):
+            grey = self._again(pixels, where).mul(255).round().to(torch.uint8).cpu()
+            images += [Image.fromarray(np.ascontiguousarray(each.permute(1, 2, 0).squeeze(2).numpy())) for each in grey]
+        if not images:
+            raise ValueError("got an empty list of pictures, expected at least one")
+        return images[0] if is_single(pictures) else images
+
+    def _again(self, pixels: Sequence[Tensor], where: bool) -> Tensor:
+        fitted = self.transform.fit(pixels, self.device)
+        x = self.input(self.prepare.normalise(fitted))
+        made = (reconstruct if where else reconstruct_without_where)(self.model, x)
+        return self.prepare.denormalise(made, fitted).clamp(0, 1)
 
 
-def recipe_of(home: Path) -> RunConfig:
-    """The recipe in a run directory.
-
-    Raises:
-        ValueError: config.toml is missing or is no recipe; one line.
-    """
-    path = home / "config.toml"
-    if not path.is_file():
-        raise ValueError(
-            f"{printable(home)} holds no run: expected the folder that `swwae train` wrote, with config.toml in it"
-        )
-    return read_recipe(path)
-
-
-def load_saved(run: str | Path, weights: str = "best", device: torch.device | None = None) -> Saved:
-    """Reads a run directory, or its best/ or last/ itself.
+def load(place: str | os.PathLike[str], weights: str | None = None, device: str | torch.device = "auto") -> Trained:
+    """Loads a trained model: `m = swwae_zoo.load("runs/x"); m.predict("a.png")`.
 
     Args:
-        run: what `swwae train --out` was given, or one of its folders.
-        weights: "best" or "last"; not looked at where ``run`` is one of the two already.
-        device: where to; CPU by default.
+        place: a run directory of `swwae train`, one of its rounds, or the last/ or best/ of one; a folder with
+            config.json and model.safetensors; "hf-hub:ORG/NAME[@REVISION]"; or a tag ("swwae_mnist.mnist_100").
+        weights: of a run: "last" (the default, whose test error its result.json states) or "best".
+        device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:N" or "mps".
 
     Raises:
-        ValueError: no run there, several runs there, no such weights yet, or weights that can't be read or that
-            belong to another architecture.
+        ValueError: none of the four, nothing there yet, several rounds of which one has to be chosen, or weights that
+            can't be read or belong to another net; one line.
     """
-    run, device = user_path(run), device or torch.device("cpu")
-    if weights not in WEIGHTS:
-        raise ValueError(f"weights: got {weights!r}, expected one of {', '.join(WEIGHTS)}")
-    is_folder = run.name in WEIGHTS and (run.parent / "config.toml").is_file()
-    home, folder = (run.parent, run) if is_folder else (run, run / weights)
-    config = recipe_of(home)
-    rounds = sorted(path.parent.name for path in home.glob("seed*/config.toml"))
-    if rounds:
-        raise ValueError(
-            f"{home} holds {len(rounds)} runs: choose one of {', '.join(str(home / name) for name in rounds)}"
-        )
-    for name in ("config.json", "model.safetensors"):
-        if not (folder / name).is_file():
-            raise ValueError(
-                f"{folder}: has no {name}; the run has not come to its first checkpoint, or give another --weights"
-            )
+    on = device if isinstance(device, torch.device) else resolve_device(device)
+    found = find_place(place, weights)
     try:
-        read_model_config(folder / "config.json", local=True)  # timm would stumble over another JSON
-        model = timm.create_model(f"local-dir:{folder}", pretrained=True)
-    except (RuntimeError, ValueError, TypeError, KeyError, safetensors.SafetensorError) as error:
+        known = read_model_config(found.folder / CONFIG, local=True)  # timm would stumble over another JSON
+        model = timm.create_model(f"local-dir:{found.folder}", pretrained=True)
+    except (OSError, RuntimeError, ValueError, TypeError, KeyError, safetensors.SafetensorError) as error:
         line = printable(" ".join(str(error).split()), 300)
         raise ValueError(
-            f"{printable(folder)}/model.safetensors can't be loaded into the model of its config.json: {line}"
+            f"{printable(found.folder)}/model.safetensors can't be loaded into the model of its config.json: {line}"
         ) from error
     if not isinstance(model, SWWAE):
-        raise ValueError(f"{folder}: got a {type(model).__name__}, expected a SWWAE")
-    cfg = model.pretrained_cfg
-    prepare = Preprocess(model.img_size, mean=cfg["mean"], std=cfg["std"], contrast=config.contrast)
-    return Saved(folder, model.eval().to(device), config, prepare, device)
+        raise ValueError(f"{printable(found.name)}: got a {type(model).__name__}, expected a SWWAE")
+    layout = _layout(found.config)
+    model = model.eval().to(device=on, memory_format=layout)  # pyright: ignore[reportCallIssue]
+    names = tuple(known.pretrained_cfg.get("label_names") or ())[: model.num_classes]
+    names += tuple(str(place) for place in range(len(names), model.num_classes))
+    return Trained(found.name, found.folder, model, transform_of(model), names, found.config, on)
 
 
-def evaluate_saved(
-    saved: Saved, data: str | None = None, split: str = "test", data_dir: str | None = None, amp: str = "off"
-) -> dict[str, Any]:
-    """Error and reconstruction loss on a whole split.
-
-    Args:
-        data: a data set; the one trained on by default.
-        split: "test" or "train".
-        data_dir: where data sets lie; the run's by default.
-        amp: mixed precision, "off", "bf16" or "fp16".
-
-    Returns:
-        "error" (%), "reconstruction" (L_L2rec; None where the decoder was not trained), and what was measured.
-
-    Raises:
-        ValueError: images without labels, or of classes that the model was not trained for.
-    """
-    model, config = saved.model, saved.config
-    data = data or config.data
-    image_set = load_images(
-        data,
-        split,
-        data_dir=data_dir or config.data_dir or None,
-        img_size=model.img_size,
-        in_chans=model.in_chans,
-        bad_images=config.bad_images,
-    )
-    labels = image_set.labels
-    if labels is None or len(labels) == 0:
-        raise ValueError(f"{printable(data)} has no labelled images in its {split} split: there is no error to measure")
-    image_set = copy.copy(image_set)
-    image_set.labels = labels_for(model, labels, image_set.class_names, data)
-    images = images_on(image_set, saved.device)
-    autocast = Autocast(amp, saved.device)
-    return {
-        "run": str(saved.folder),
-        "model": config.model,
-        "data": data,
-        "split": split,
-        "images": images.count,
-        "error": classification_error(model, images, saved.prepare, autocast),
-        "reconstruction": mean_reconstruction_loss(model, images, saved.prepare, autocast)
-        if lambdas_of(config).runs_decoder
-        else None,
-    }
+def _layout(config: RunConfig | None) -> torch.memory_format:
+    """That of the training, so that evaluation gives its figures; channels-last, which is faster, where unknown."""
+    return torch.channels_last if config is None or config.channels_last else torch.contiguous_format
 
 
-def read_pictures(saved: Saved, files: Sequence[str | Path]) -> Tensor:
-    """Image files as the model's input, (B, C, H, W): cropped to its shape at the centre, then sized as in training.
-
-    Raises:
-        ValueError: a file that is no readable image; its name is in the message.
-    """
-    height, width = saved.prepare.img_size
-    batch = []
-    for file in files:
-        try:
-            image, used = open_picture(user_path(file), saved.model.in_chans == 1)
-            check_range(used, "read")
-        except ValueError as error:
-            raise ValueError(f"{printable(file)}: {error}") from error
-        scale = min(image.width / width, image.height / height)
-        box = (
-            (width, height)
-            if saved.config.data.startswith("folder:")
-            else (round(width * scale), round(height * scale))
-        )
-        pixels = np.array(ImageOps.fit(image, (max(1, box[0]), max(1, box[1])), Image.Resampling.BILINEAR))
-        batch.append(
-            saved.prepare(torch.from_numpy(pixels).reshape(1, box[1], box[0], -1).permute(0, 3, 1, 2).to(saved.device))
-        )
-    return torch.cat(batch)
+def _batches(pixels: Any) -> Any:
+    """Lists of up to `BATCH` of them."""
+    batch: list[Tensor] = []
+    for each in pixels:
+        batch.append(each)
+        if len(batch) == BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch

@@ -4,19 +4,23 @@ from swwae_zoo.config.fields import ModelArg, expected, flags, toml_line
 from swwae_zoo.config.recipes import default_recipe, read_recipe, recipe_names, recipe_title, to_toml
 from swwae_zoo.config.schema import (
     GROUPS,
+    MAY_CHANGE_ON_RESUME,
     SCHEMA,
     RunConfig,
     check_two_views,
     fallbacks,
+    fixed_keys,
     lambdas,
     merge,
     parse_model_arg,
+    parse_size,
     validate,
     without_lambdas,
 )
 
 __all__ = [
     "GROUPS",
+    "MAY_CHANGE_ON_RESUME",
     "SCHEMA",
     "ModelArg",
     "RunConfig",
@@ -24,10 +28,12 @@ __all__ = [
     "default_recipe",
     "expected",
     "fallbacks",
+    "fixed_keys",
     "flags",
     "lambdas",
     "merge",
     "parse_model_arg",
+    "parse_size",
     "read_recipe",
     "recipe_names",
     "recipe_title",

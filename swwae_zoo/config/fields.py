@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import Field, field
 from typing import Any
 
-ModelArg = bool | int | float | str
+ModelArg = bool | int | float | str | list[int]
 _KINDS: dict[Any, str] = {
     bool: "true or false",
     int: "a whole number",
@@ -98,12 +98,17 @@ def convert(value: Any, kind: Any) -> Any:
         return None if None in numbers else numbers
     if kind == float | list[float]:
         return convert(value, list[float] if isinstance(value, (list, tuple)) else float)
+    if kind == list[int]:
+        numbers = [convert(item, int) for item in value] if isinstance(value, (list, tuple)) and value else [None]
+        return None if None in numbers else numbers
     if kind == ModelArg:
+        if isinstance(value, (list, tuple)):
+            return convert(value, list[int])
         return next((value for kind in (bool, int, float, str) if convert(value, kind) is not None), None)
     return dict(value) if isinstance(value, Mapping) else None
 
 
-def toml_line(name: str, value: ModelArg | list[float]) -> str:
+def toml_line(name: str, value: ModelArg | list[int] | list[float]) -> str:
     """`toml_line("lr", 0.001) == "lr = 0.001"`."""
     return f"{name if name.isascii() else _toml(name)} = {_toml(value)}"
 
@@ -113,7 +118,7 @@ def toml_comment(text: str) -> str:
     return "# " + _ESCAPED.sub(_escape, text)
 
 
-def _toml(value: ModelArg | list[float]) -> str:
+def _toml(value: ModelArg | list[int] | list[float]) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, (int, float)):

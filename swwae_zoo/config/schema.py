@@ -14,19 +14,26 @@ from swwae_zoo.config.fields import ModelArg, checked, convert, option
 
 __all__ = [
     "GROUPS",
+    "MAY_CHANGE_ON_RESUME",
     "SCHEMA",
     "RunConfig",
     "check_two_views",
     "fallbacks",
+    "fixed_keys",
     "lambdas",
     "merge",
     "parse_model_arg",
+    "parse_size",
     "validate",
     "without_lambdas",
 ]
 
+MAY_CHANGE_ON_RESUME = (
+    "out", "device", "data_dir", "eval_every", "save_every", "log_every", "rounds", "twin", "track"
+)  # fmt: skip
 GROUPS = ("Model", "Data", "Views", "Loss", "Training", "Machine", "Run")
 SCHEMA = 1  # of the keys and their defaults: recipes state what differs from them, so neither changes without it
+_SIZE = re.compile(r"(\d{1,5})x(\d{1,5})", re.ASCII)
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?", re.ASCII)
 _INT = re.compile(r"[+-]?\d+", re.ASCII)
 _FLOAT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
@@ -70,7 +77,7 @@ class RunConfig:
         choices=("auto", "memory", "disk"),
     )  # fmt: skip
     num_val: int = option(
-        "Data", 0, "Validation images held out of the training set; -1 = a tenth.", minimum=-1, elsewhere=-1
+        "Data", 0, "Validation images held out of the training set; -1 = a tenth.", minimum=-1, elsewhere=-1, own=-1
     )
     contrast: str = option("Data", "none", "Contrast normalisation of each image.", choices=("none", "image"))
     bad_images: str = option(
@@ -137,7 +144,9 @@ class RunConfig:
         "Loss", 0.0, "Share of the run, at its end, over which reconstruction falls to 0.", minimum=0, maximum=1
     )
 
-    steps: int = option("Training", 0, "Length of a round in steps; replaces epochs.", minimum=0)
+    steps: int = option(
+        "Training", 0, "Length of a round in steps; replaces epochs; -1 = by the number of images.", minimum=-1
+    )
     epochs: int = option("Training", 0, "Length of a round in passes over the unlabelled images.", minimum=0)
     batch_size: int = option("Training", 128, "Unlabelled images a step.", minimum=1)
     labeled_batch: int = option("Training", 64, "Labelled images a step.", minimum=1)
@@ -152,7 +161,7 @@ class RunConfig:
     sched: str = option("Training", "cosine", "Learning-rate schedule.", choices=("cosine", "tanh", "poly", "constant"))
     warmup_steps: int = option(
         "Training", 0, "Steps of linear warm-up to the peak rate; -1 = a twentieth of the run.", minimum=-1,
-        elsewhere=-1, at_length=-1,
+        elsewhere=-1, own=-1, at_length=-1,
     )  # fmt: skip
     min_lr: float = option("Training", 0.0, "Learning rate at the end of the schedule.", minimum=0)
     lr_encoder: float = option("Training", 0.0, "Learning rate of all but decoder and classifier; 0 = lr.", minimum=0)
@@ -178,7 +187,10 @@ class RunConfig:
     )  # fmt: skip
     sync_bn: bool = option("Machine", False, "Batch norm over the whole batch of all processes, not each one's part.")
 
-    init: str = option("Run", "", "Weights to start from: a run directory, or its best/ or last/.")
+    init: str = option(
+        "Run", "", "Weights to start from: a run, a folder, hf-hub:ORG/NAME, a tag or a file.",
+        flags=("--init", "--checkpoint"),
+    )  # fmt: skip
     seed: int = option("Run", 0, "Seed of the first round; each further round adds 1.", minimum=0, maximum=2**32 - 1)
     rounds: int = option("Run", 1, "Rounds, each with freshly drawn labels.", minimum=1, elsewhere=1)
     twin: bool = option("Run", False, "After each round, train its lambda = 0 twin as well.", elsewhere=False)
@@ -213,7 +225,7 @@ def validate(config: RunConfig) -> None:
         raise ValueError(f"opt_betas: got {config.opt_betas}, expected two or three, or none")
     if config.min_lr > config.lr:
         raise ValueError(f"min_lr: got {config.min_lr}, expected at most lr, {config.lr}")
-    if (config.steps > 0) == (config.epochs > 0):
+    if (config.steps != 0) == (config.epochs > 0):
         raise ValueError(f"steps, epochs: got {config.steps} and {config.epochs}, expected exactly one of them above 0")
     _validate_lambdas(config)
     weights = [weight for name, weight in lambdas(config).items() if name != "l1"]  # a penalty alone teaches nothing
@@ -234,7 +246,8 @@ def _validate_table(key: str, table: Mapping[str, Any]) -> None:
             raise ValueError(f"{key}: got {name!r}, expected the name of an argument, such as drop_rate")
         if key == "model_args" and name in _keys():  # in TOML, every line below [model_args] falls into that table
             raise ValueError(f"model_args: got {name!r}, a key of the recipe itself: put it above [model_args]")
-        if convert(value, ModelArg) is None:
+        is_size = (key, name) == ("model_args", "img_size")  # (height, width): the one argument of two numbers
+        if convert(value, ModelArg) is None or (isinstance(value, (list, tuple)) and not is_size):
             kind = type(value).__name__
             raise ValueError(f"{key}.{name}: got {value!r} ({kind}), expected true, false, a number or text")
 
@@ -274,6 +287,11 @@ def lambdas(config: RunConfig) -> dict[str, Any]:
     return {**own, **config.lambda_other}
 
 
+def fixed_keys(config: RunConfig) -> dict[str, Any]:
+    """The keys and values that a resumed run must have as it began, or its result would be of no recipe at all."""
+    return {key.name: getattr(config, key.name) for key in fields(config) if key.name not in MAY_CHANGE_ON_RESUME}
+
+
 def without_lambdas(config: RunConfig) -> RunConfig:
     """The plain convnet's recipe: every lambda but lambda_nll 0, those of terms from outside too."""
     zero = {key.name: 0.0 for key in fields(config) if _is_lambda(key.name) and key.name != "lambda_nll"}
@@ -300,10 +318,12 @@ def merge(config: RunConfig | None, overrides: Mapping[str, Any], adapt: bool = 
     check_known(given)
     if config is None:
         return RunConfig(**given)
-    if adapt:
-        given = {**fallbacks(config, given), **given}
+    changed = fallbacks(config, given) if adapt else {}
+    replaced = adapt and _names_backbone(given)
+    given = {**changed, **given}
     for key in fields(config):
-        if key.type == dict[str, ModelArg] and isinstance(given.get(key.name), Mapping):
+        is_table = key.type == dict[str, ModelArg] and isinstance(given.get(key.name), Mapping)
+        if is_table and not (replaced and key.name == "model_args"):
             given[key.name] = {**getattr(config, key.name), **given[key.name]}
     for name, other in (("steps", "epochs"), ("epochs", "steps")):
         if given.get(name) and other not in given:
@@ -311,28 +331,48 @@ def merge(config: RunConfig | None, overrides: Mapping[str, Any], adapt: bool = 
     return replace(config, **given)
 
 
+OWN_IMAGES = ("folder:", "npz:", "parquet:", "hf:", "python:")  # of the user's: no published protocol says how
+
+
 def fallbacks(config: RunConfig, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Keys that a recipe chose for its own data or its own length, with what they become under other ones.
+    """Keys that a recipe chose for its own data, backbone or length, with what they become under other ones.
 
     Args:
         config: the recipe.
         overrides: what the user gave; those keys stay as given.
 
     Returns:
-        Key -> value; empty where neither `data` nor `steps` or `epochs` differ from the recipe's.
+        Key -> value; empty where neither `data`, nor the backbone, nor `steps` or `epochs` differ from the recipe's.
     """
     given = {name: value for name, value in overrides.items() if value is not None}
-    rules = []
-    if given.get("data", config.data) != config.data:
-        rules.append("elsewhere")
+    changed: dict[str, Any] = {}
+    data, moved = given.get("data", config.data), given.get("data", config.data) != config.data
+    has_length = any(given.get(name) for name in ("steps", "epochs"))
+    if moved:
+        changed |= _of_rule(config, "elsewhere")
+    elif _names_backbone(given):
+        changed |= {name: value for name, value in _of_rule(config, "elsewhere").items() if name in ("rounds", "twin")}
+    if moved and data.startswith(OWN_IMAGES):
+        changed |= _of_rule(config, "own", always=True)
+        if not has_length:
+            changed |= {"steps": -1, "epochs": 0} if config.epochs else {"steps": -1}
     if any(given.get(name) and given[name] != getattr(config, name) for name in ("steps", "epochs")):
-        rules.append("at_length")
+        changed |= _of_rule(config, "at_length")
+    return {name: value for name, value in changed.items() if name not in given}
+
+
+def _of_rule(config: RunConfig, rule: str, always: bool = False) -> dict[str, Any]:
+    """What that rule makes of the recipe's keys: of those that it sets itself or, with ``always``, of every one."""
     return {
         key.name: key.metadata[rule]
-        for rule in rules
         for key in fields(config)
-        if rule in key.metadata and key.name not in given and getattr(config, key.name) != key.default
+        if rule in key.metadata and getattr(config, key.name) != (key.metadata[rule] if always else key.default)
     }
+
+
+def _names_backbone(given: Mapping[str, Any]) -> bool:
+    """Whether the user names a backbone: the size and the decoder of the recipe's own are then no longer meant."""
+    return "backbone" in (given.get("model_args") or {})
 
 
 def parse_model_arg(text: str, key: str = "model_args") -> tuple[str, ModelArg]:
@@ -348,7 +388,23 @@ def parse_model_arg(text: str, key: str = "model_args") -> tuple[str, ModelArg]:
         return name, value.lower() == "true"
     if _INT.fullmatch(value):
         return name, int(value)
+    if name == "img_size":
+        return name, parse_size(value, key=name)
     return name, float(value) if _FLOAT.fullmatch(value) else value
+
+
+def parse_size(text: str, key: str = "--img-size") -> int | list[int]:
+    """Height and width in pixels: `parse_size("64x96") == [64, 96]`, and `parse_size("64") == 64`.
+
+    Raises:
+        ValueError: any other text, or a side of 0.
+    """
+    text = text.strip()
+    pair = _SIZE.fullmatch(text)
+    sides = [int(side) for side in pair.groups()] if pair else [int(text)] if _INT.fullmatch(text) else []
+    if not sides or min(sides) < 1:
+        raise ValueError(f"{key}: got {text!r}, expected the side of the images, or HxW such as 64x96")
+    return sides if len(sides) == 2 else sides[0]
 
 
 def check_known(names: Iterable[str]) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -35,6 +36,7 @@ class SplitRequest:
             CIFAR is a part, else exact.
         limit: bytes of unlabelled images that may lie in memory.
         labeled_limit: bytes of labelled images, and of test images, that may.
+        given: images that are there already, by spec ("python:data"); they have no test and validation part.
     """
 
     data: str
@@ -50,6 +52,7 @@ class SplitRequest:
     leakage: str = "auto"
     limit: float = float("inf")
     labeled_limit: float = float("inf")
+    given: Mapping[str, Images] = field(default_factory=dict)
 
 
 class Splits(NamedTuple):
@@ -108,7 +111,7 @@ def make_splits(request: SplitRequest, tell: ProgressCallback | None = None) -> 
                 f"{request.data}: {name} label {int(part.labels.max())}, expected 0 to {num_classes - 1} as in training"
             )
     notes = train.notes
-    num_val = request.num_val if request.num_val >= 0 else tenth(train.count, num_classes)
+    num_val = request.num_val if request.num_val >= 0 else tenth(train.labels, num_classes)
     if val is not None and request.num_val > 0:
         notes += (
             f"{request.data}: its own {val.count:,} validation images are used, and no {request.num_val:,} drawn",
@@ -134,12 +137,19 @@ def make_splits(request: SplitRequest, tell: ProgressCallback | None = None) -> 
     return Splits(labeled, others, val, test, num_classes, notes)
 
 
-def tenth(count: int, num_classes: int) -> int:
-    """A tenth of `count` images, at most 5,000 and as many of each class."""
-    return min(5000, count // 10) // num_classes * num_classes
+def tenth(labels: Tensor, num_classes: int) -> int:
+    """A tenth of the images, at most 5,000, as many of each class, and at most a third of the smallest class."""
+    smallest = int(labels.bincount(minlength=num_classes).min())
+    return min(min(5000, len(labels) // 10) // num_classes, smallest // 3) * num_classes
 
 
 def _load(request: SplitRequest, spec: str, split: str, in_chans: int | None, limit: float) -> Images:
+    if spec in request.given:
+        images = request.given[spec]
+        if split in ("val", "test"):
+            raise NoSuchSplit(f"{spec} has no {split} images")
+        images = images.unlabelled() if split == "unlabeled" else images
+        return images if in_chans is None else images.with_channels(in_chans)
     return load_images(
         spec,
         split,

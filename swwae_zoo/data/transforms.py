@@ -86,6 +86,19 @@ class Preprocess:
         self.mean, self.std = self.mean.to(x.device), self.std.to(x.device)  # copied in the first call only
         return (x - self.mean) / self.std
 
+    def denormalise(self, x: Tensor, fitted: Tensor) -> Tensor:
+        """Undoes `normalise`: what a decoder gives, `(B, C, S, T)`, back in the 0 to 1 range of the images.
+
+        Args:
+            fitted: the images that `x` belongs to, `(B, C, S, T)` from 0 to 1: with `contrast="image"`, mean and
+                deviation are theirs.
+        """
+        if self.contrast == "image":
+            mean = fitted.mean(dim=(1, 2, 3), keepdim=True)
+            deviation = (fitted - mean).square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
+            return x * deviation.clamp(min=MIN_CONTRAST) + mean
+        return x * self.std.to(x.device) + self.mean.to(x.device)
+
 
 def _per_channel(values: float | Sequence[float]) -> Tensor:
     """One number or one a channel -> `(C, 1, 1)` float32."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from swwae_zoo.analysis.load import load_saved
+from swwae_zoo.analysis.load import load
 from swwae_zoo.config import RunConfig, read_recipe
 from swwae_zoo.experiments.grids import draw_blocks, one_of_each_class, read_test_images
 from swwae_zoo.experiments.pages import table_lines, write_page
@@ -65,7 +65,7 @@ def draw(recipe: RunConfig, settings: ExperimentSettings) -> None:
     for window in WINDOWS:
         blocks = []
         for unpool in UNPOOLINGS:
-            saved = load_saved(run_folder(settings, f"{unpool}-{window}", recipe.seed), "last")
+            saved = load(run_folder(settings, f"{unpool}-{window}", recipe.seed), "last", "cpu")
             prepared = saved.prepare(shown)
             blocks.append(reconstruct(saved.model, prepared))
         rows.append((f"{window}×{window} pool", blocks))

@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from swwae_zoo.analysis.load import Saved, load_saved
+from swwae_zoo.analysis.load import Trained, load
 from swwae_zoo.config import RunConfig, read_recipe
 from swwae_zoo.experiments import shifts
 from swwae_zoo.experiments.grids import draw_blocks, one_of_each_class, read_test_images
@@ -52,17 +52,17 @@ def figure4(settings: ExperimentSettings) -> None:
     write_records(settings, "fig4")
 
 
-def trained(recipe: RunConfig, settings: ExperimentSettings) -> dict[str, Saved]:
+def trained(recipe: RunConfig, settings: ExperimentSettings) -> dict[str, Trained]:
     """The first round's net for each kind of pool."""
-    nets: dict[str, Saved] = {}
+    nets: dict[str, Trained] = {}
     for pool in ("soft", "hard"):
         for run, _ in rounds_of(replace(recipe, model_args={**recipe.model_args, "pool": pool}), settings):
             run_once(run, pool, settings, pool=pool)
-        nets[pool] = load_saved(run_folder(settings, pool, recipe.seed), "last")
+        nets[pool] = load(run_folder(settings, pool, recipe.seed), "last", "cpu")
     return nets
 
 
-def numbers(saved: Saved, responses: dict[str, Response]) -> dict[str, Any]:
+def numbers(saved: Trained, responses: dict[str, Response]) -> dict[str, Any]:
     """The lines of both coordinates for both directions, and how much the what changes."""
     model: Any = saved.model
     window = model.stages[-1].pool_size

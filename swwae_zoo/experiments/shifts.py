@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from swwae_zoo.analysis.load import Saved
+from swwae_zoo.analysis.load import Trained
 
 __all__ = ["Response", "Line", "line", "respond", "shifted", "stability"]
 
@@ -50,7 +50,7 @@ def shifted(images: Tensor, right: int, down: int) -> Tensor:
 
 
 @torch.inference_mode()
-def respond(saved: Saved, images: Tensor, axis: str) -> Response:
+def respond(saved: Trained, images: Tensor, axis: str) -> Response:
     """What and where of the topmost pool for images moved by each of SHIFTS.
 
     Args:

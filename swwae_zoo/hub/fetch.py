@@ -24,7 +24,7 @@ from swwae_zoo.version import __version__
 
 __all__ = ["Fetched", "Located", "Pulled", "fetch_file", "locate", "pull", "snapshots"]
 
-EXTRAS = {"README.md": 2**20, "reconstructions.png": 2**24}  # name -> bytes it may have
+EXTRAS = {"README.md": 2**20, "reconstructions.png": 2**24, "curves.png": 2**24}  # name -> bytes it may have
 LARGEST_WEIGHTS = 8 * MAX_PARAMS + 2**24
 PICKLES = (".bin", ".pth", ".pt", ".pkl", ".ckpt")
 

@@ -43,6 +43,7 @@ __all__ = [
     "PUBLISHED",
     "Backbone",
     "SavedModel",
+    "place_of_weights",
     "resolve",
     "source_of_backbone",
     "verify_saved",
@@ -73,6 +74,30 @@ def packaged_tags(model: str) -> dict[str, Path]:
     """Tag -> folder of the weights of ``model`` that the package holds."""
     folders = (path for path in sorted(PACKAGED.glob(f"{model}.*")) if (path / WEIGHTS).is_file())
     return {path.name.partition(".")[2]: path for path in folders}
+
+
+def place_of_weights(name: str) -> Path | str:
+    """Where the weights of a registered name lie: in a folder of the package, or in a repository ORG/NAME.
+
+    Args:
+        name: of one of our models, with or without a tag.
+
+    Raises:
+        ValueError: no such tag, or no weights.
+    """
+    variant, _, tag = name.partition(".")
+    try:
+        known = _resolved_cfg(variant, tag or None, {})
+    except RuntimeError:
+        known = PretrainedCfg()
+    if known.file and PACKAGED in Path(known.file).parents:
+        return Path(known.file).parent
+    if known.hf_hub_id:
+        return known.hf_hub_id
+    tags = ", ".join(f"{variant}.{each}" for each in packaged_tags(variant))
+    if tag and tags:
+        raise HubError(f"{printable(name, 100)}: there are no such weights, expected {tags}")
+    raise HubError(f"{printable(name, 100)} comes without weights: {how_to_train(variant)}")
 
 
 def with_weights(cfgs: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:

@@ -10,6 +10,7 @@ import timm
 import torch
 
 from swwae_zoo.models._base import SWWAE
+from swwae_zoo.models._pretrained import place_of_weights
 
 __all__ = ["build_meta", "check_model_name", "model_names"]
 
@@ -23,10 +24,14 @@ def check_model_name(name: str) -> None:
     """Lets pass what names a SWWAE: a registered name, with or without timm's tag, or one with a schema ("local-dir:").
 
     Raises:
-        ValueError: any other name; the nearest is in the message.
+        ValueError: any other name, the nearest is in the message; or a tag without weights.
     """
     names = model_names()
-    if ":" in name or name.partition(".")[0] in names:
+    if ":" in name:
+        return
+    if name.partition(".")[0] in names:
+        if "." in name:
+            place_of_weights(name)
         return
     near = difflib.get_close_matches(name, names, n=1)
     hint = f"did you mean {near[0]}?" if near else "`swwae list` lists them"

@@ -11,7 +11,8 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from torch import nn
 
 from swwae_zoo.config import RunConfig, to_toml
-from swwae_zoo.publish.trained import Figure, Trained
+from swwae_zoo.models._data_config import contrast_of
+from swwae_zoo.publish.trained import Figure, TrainedRun
 from swwae_zoo.training.trainer import lambdas_of
 from swwae_zoo.utils.text import markdown, printable
 
@@ -35,6 +36,14 @@ terms, so that it holds offensive labels and images, and its 32x32 pixels are to
 hand. Its labels were not used here, and none of its images is given on; what the weights took from them can't be \
 taken out again. Don't use these weights where that matters.
 """
+RECONSTRUCTIONS = (
+    "## Reconstructions",
+    "",
+    "Test images, their reconstruction from what and where, and from the what alone.",
+    "",
+    "![input, reconstruction from what and where, reconstruction from the what alone](reconstructions.png)",
+    "",
+)
 HIDDEN = "..."  # where a path stood
 SHOWN = 20  # names of classes
 PAPER = """@article{zhao2015stacked,
@@ -45,41 +54,33 @@ PAPER = """@article{zhao2015stacked,
 }"""
 
 
-def make_card(trained: Trained, model: nn.Module, load_as: str, has_picture: bool) -> ModelCard:
+def make_card(
+    trained: TrainedRun | None, model: nn.Module, load_as: str, pictures: Sequence[str] = (), license: str | None = None
+) -> ModelCard:
     """The card, the same text for the same run.
 
     Args:
-        trained: the run.
+        trained: the run; None: only the model is known.
         model: the loaded model, for its architecture.
-        load_as: what timm.create_model is given to load it: "hf-hub:ORG/NAME", or a registered name.
-        has_picture: whether reconstructions.png lies beside the card.
+        load_as: what `swwae_zoo.load` and timm.create_model are given to load it: "hf-hub:ORG/NAME", or a registered
+            name.
+        pictures: names of the files that lie beside the card: reconstructions.png, curves.png.
+        license: of the weights; None: nothing is said of one.
     """
-    data = _without_paths(trained.config)
-    short = load_as.rpartition("/")[2].removeprefix("hf-hub:")
-    uses_tiny = bool(TINY.search(f"{trained.config.data} {trained.config.unlabeled}"))
-    sets = [spec.partition(":")[0] for spec in (data.data, data.unlabeled) if spec.partition(":")[0] in NAMES]
-    wrapped = not hasattr(model, "notation")
     net: Any = model
-    licence = printable(net.pretrained_cfg.get("license") or "mit", 100)  # a wrapped backbone brings its own
-    options = (
-        "`num_classes`, `in_chans` and `features_only` can be changed on the way; "
-        "`model.backbone` is the plain backbone."
-        if wrapped
-        else ("`num_classes`, `in_chans`, `features_only` and `unpool` can be changed on the way.")
-    )
-    licences = (
-        "Code and weights: MIT."
-        if licence == "mit"
-        else f"Code: MIT. Weights: {markdown(licence)}, as those of the backbone."
-    )
+    data = None if trained is None else _without_paths(trained.config)
+    short = load_as.rpartition("/")[2].removeprefix("hf-hub:")
+    uses_tiny = trained is not None and TINY.search(f"{trained.config.data} {trained.config.unlabeled}")
+    specs = () if data is None else (data.data, data.unlabeled)
+    sets = [spec.partition(":")[0] for spec in specs if spec.partition(":")[0] in NAMES]
     head = ModelCardData(
-        license=licence,
+        license=license,
         library_name="timm",
         pipeline_tag="image-classification",
         model_name=short,
         tags=["image-classification", "timm", "swwae", "semi-supervised-learning", "arxiv:1506.02351"],
         datasets=list(dict.fromkeys(sets)) or None,
-        eval_results=_eval_results(trained, data) or None,
+        eval_results=(_eval_results(trained, data) if trained is not None and data is not None else None) or None,
     )
     body = [
         f"# {short}",
@@ -88,7 +89,64 @@ def make_card(trained: Trained, model: nn.Module, load_as: str, has_picture: boo
         "pooling keeps the *what* (the maximum) for the classifier and the *where* (its position) for a mirrored "
         "decoder, so that one net learns from labelled and unlabelled images.",
         "",
-        "## Load",
+        *_use(net, load_as, data),
+        "## Model",
+        "",
+        *_architecture(model, data),
+        "",
+        *(["## Training", "", *_training(trained, data), ""] if trained is not None and data is not None else []),
+        *(["![training losses and validation error](curves.png)", ""] if "curves.png" in pictures else []),
+        *([TINY_NOTE.strip(), ""] if uses_tiny else []),
+        *(["## Results", "", *_results(trained), ""] if trained is not None else []),
+        *(RECONSTRUCTIONS if "reconstructions.png" in pictures else []),
+        "## Limits",
+        "",
+        "Made for research on semi-supervised learning and as features for small images like those it was trained on. "
+        "It knows the classes of its data set and nothing else, says nothing of images of another kind, and was not "
+        "tested for robustness, calibration or fairness."
+        + (" The figures above are all that was measured." if trained is not None else ""),
+        *(_untrained(data) if data is not None else []),
+        "",
+        "## Licence",
+        "",
+        _licences(net, license),
+        "",
+        "## Citation",
+        "",
+        "```bibtex",
+        PAPER,
+        "```",
+    ]
+    return ModelCard(f"---\n{head.to_yaml().strip()}\n---\n\n" + "\n".join(body).strip() + "\n")
+
+
+def _use(net: Any, load_as: str, config: RunConfig | None) -> list[str]:
+    """How to load it and what to do with it."""
+    classifies = net.num_classes > 0 and (config is None or lambdas_of(config).classifies)
+    predict = [
+        "```",
+        f"swwae predict IMAGES --model {load_as}",
+        "```",
+        "",
+        "```python",
+        "import swwae_zoo",
+        "",
+        f'model = swwae_zoo.load("{load_as}")',
+        'model.predict("image.png")  # the likeliest classes, with their probabilities',
+        "```",
+        "",
+    ]
+    options = "`num_classes`, `in_chans`, `features_only` and `unpool` can be changed on the way."
+    if not hasattr(net, "notation"):
+        options = (
+            "`num_classes`, `in_chans` and `features_only` can be changed on the way; "
+            "`model.backbone` is the plain backbone."
+        )
+    return [
+        "## Use",
+        "",
+        *(predict if classifies else []),
+        "With timm:",
         "",
         "```python",
         'import swwae_zoo  # first: it registers the models, else timm says "Unknown model"',
@@ -101,51 +159,17 @@ def make_card(trained: Trained, model: nn.Module, load_as: str, has_picture: boo
         "```",
         "",
         options,
-        *_contrast(data),
+        *_contrast(contrast_of(net.pretrained_cfg)),
         "",
-        "## Model",
-        "",
-        *_architecture(model, data),
-        "",
-        "## Training",
-        "",
-        *_training(trained, data),
-        "",
-        *([TINY_NOTE.strip(), ""] if uses_tiny else []),
-        "## Results",
-        "",
-        *_results(trained),
-        "",
-        *(
-            [
-                "## Reconstructions",
-                "",
-                "Test images, their reconstruction from what and where, and from the what alone.",
-                "",
-                "![input, reconstruction from what and where, reconstruction from the what alone](reconstructions.png)",
-                "",
-            ]
-            if has_picture
-            else []
-        ),
-        "## Use and limits",
-        "",
-        "Made for research on semi-supervised learning and as features for small images like those it was trained on. "
-        "It knows the classes of its data set and nothing else, says nothing of images of another kind, and was not "
-        "tested for robustness, calibration or fairness. The figures above are all that was measured.",
-        *_untrained(data),
-        "",
-        "## Licence",
-        "",
-        f"{licences} The data sets have terms of their own.",
-        "",
-        "## Citation",
-        "",
-        "```bibtex",
-        PAPER,
-        "```",
     ]
-    return ModelCard(f"---\n{head.to_yaml().strip()}\n---\n\n" + "\n".join(body).strip() + "\n")
+
+
+def _licences(net: Any, license: str | None) -> str:
+    own = f"Weights: {markdown(license, 100)}." if license else "No licence was given for these weights."
+    backbone = net.pretrained_cfg.get("license")
+    if not hasattr(net, "notation") and backbone and backbone != license:
+        own += f" timm names the licence {markdown(backbone, 100)} for the backbone."
+    return f"{own} The code is under the MIT licence. The data sets have terms of their own."
 
 
 def _without_paths(config: RunConfig) -> RunConfig:
@@ -187,17 +211,17 @@ def _labels(config: RunConfig) -> str:
     return f"{config.num_labels:,} labels" if config.num_labels else "all labels"
 
 
-def _contrast(config: RunConfig) -> list[str]:
-    if config.contrast == "none":
+def _contrast(contrast: str) -> list[str]:
+    if contrast == "none":
         return []
     return [
         "",
         "**Preprocessing.** Each image had its own mean taken away and was divided by its own standard deviation "
-        f"(`contrast = \"{config.contrast}\"`). timm's transforms don't do that: use `preprocess_of`, as above.",
+        f"(`contrast = \"{contrast}\"`). timm's transforms don't do that: use `preprocess_of`, as above.",
     ]
 
 
-def _architecture(model: nn.Module, config: RunConfig) -> list[str]:
+def _architecture(model: nn.Module, config: RunConfig | None) -> list[str]:
     net: Any = model
     size = "x".join(map(str, net.pretrained_cfg["input_size"]))
     params = sum(parameter.numel() for parameter in model.parameters())
@@ -210,12 +234,13 @@ def _architecture(model: nn.Module, config: RunConfig) -> list[str]:
     )
     args = ", ".join(
         f"{name} = {markdown(repr(value), 100)}"
-        for name, value in config.model_args.items()
+        for name, value in (config.model_args if config is not None else {}).items()
         if name not in ("notation", "backbone")
     )
+    registered = net.pretrained_cfg.get("architecture") or "" if config is None else config.model.partition(".")[0]
     return [
         f"- Architecture: {kind}" + (f"; {args}" if args else ""),
-        f"- Registered as: `{_code(config.model.partition('.')[0])}`; input {size}; {net.num_classes} classes"
+        f"- Registered as: `{_code(registered)}`; input {size}; {net.num_classes} classes"
         + _classes(net.pretrained_cfg.get("label_names") or ()),
         f"- Parameters: {params - decoder:,} in encoder and classifier, {decoder:,} in the decoder, which classifying "
         "does without",
@@ -224,7 +249,7 @@ def _architecture(model: nn.Module, config: RunConfig) -> list[str]:
 
 def _classes(names: Sequence[str]) -> str:
     """Their names, where they are more than numbers."""
-    if not names or all(name.isdigit() for name in names):
+    if not names or all(str(name).isdigit() for name in names):
         return ""
     return ": " + ", ".join(markdown(name, 50) for name in names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
 
@@ -257,7 +282,7 @@ def _lambdas(config: RunConfig) -> str:
     return ", ".join(f"λ_{names.get(name, name)} = {text}" for name, text in shown.items())
 
 
-def _training(trained: Trained, config: RunConfig) -> list[str]:
+def _training(trained: TrainedRun, config: RunConfig) -> list[str]:
     versions = trained.provenance.get("versions", {})
     machine = trained.provenance.get("machine", {})
     where = markdown(machine.get("gpu") or machine.get("processor") or "", 100)
@@ -294,7 +319,7 @@ def _training(trained: Trained, config: RunConfig) -> list[str]:
     ]
 
 
-def _results(trained: Trained) -> list[str]:
+def _results(trained: TrainedRun) -> list[str]:
     rows, columns = [], ["this model"]
     twin = not trained.is_twin and any(result.get("twin") for result in trained.results)
     if twin:
@@ -338,7 +363,7 @@ def _cell(figure: Figure, digits: int, unit: str) -> str:
     return f"{figure.text(digits)}{unit}{each}"
 
 
-def _eval_results(trained: Trained, config: RunConfig) -> list[EvalResult]:
+def _eval_results(trained: TrainedRun, config: RunConfig) -> list[EvalResult]:
     """Of the data set's test images; means over rounds, the spread beside."""
     found = []
     for key, type_, name, digits in (

@@ -20,8 +20,8 @@ from pathlib import Path
 from swwae_zoo.hub.errors import HubError
 from swwae_zoo.hub.remote import WEIGHTS
 from swwae_zoo.models._pretrained import PACKAGED
-from swwae_zoo.publish.folder import build_folder
-from swwae_zoo.publish.trained import find_trained
+from swwae_zoo.publish.folder import PICTURES, build_folder
+from swwae_zoo.publish.trained import find_run
 
 __all__ = ["MAX_BYTES", "package"]
 
@@ -49,7 +49,7 @@ def package(
 
     if not re.fullmatch("[a-z0-9_]+", tag):
         raise HubError(f"tag: got {tag!r}, expected letters, digits and underscores, such as mnist_100")
-    trained = find_trained(run, weights)
+    trained = find_run(run, weights)
     size = (trained.folder / WEIGHTS).stat().st_size
     if size > MAX_BYTES:
         raise HubError(
@@ -63,7 +63,7 @@ def package(
     with tempfile.TemporaryDirectory(dir=into, prefix=".") as made:
         whole = Path(made) / "whole"
         whole.mkdir()
-        build_folder(trained, whole, name)
+        build_folder(trained, whole, name, "mit", PICTURES[:1])  # the licence of the package
         if target.exists():
             shutil.rmtree(target)
         os.rename(whole, target)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from pathlib import Path
 from typing import NamedTuple
@@ -13,11 +14,14 @@ from swwae_zoo.hub.remote import Remote, api_for, attempts, is_revision, look_at
 from swwae_zoo.hub.verify import Sums
 from swwae_zoo.models import swwae as _registers_the_models  # noqa: F401
 from swwae_zoo.publish.folder import Built, build_folder
-from swwae_zoo.publish.trained import find_trained
+from swwae_zoo.publish.trained import TrainedRun, find_source
+from swwae_zoo.training.places import Place
+from swwae_zoo.utils.text import printable
 
 __all__ = ["Pushed", "push"]
 
 MAIN = "main"
+_LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,63}", re.ASCII)
 
 
 class Pushed(NamedTuple):
@@ -53,12 +57,14 @@ def push(
     create_pr: bool = False,
     dry_run: bool = False,
     weights: str | None = None,
+    license: str | None = None,
     token: str | None = None,
 ) -> Pushed:
-    """Sends a run's weights, config.json, card and picture to the Hub, in one commit or not at all.
+    """Sends a model's weights, config.json, card and pictures to the Hub, in one commit or not at all.
 
     Args:
-        run: a run directory of `swwae train`, a round of it, or its best/ or last/ (see `find_trained`).
+        run: a run directory of `swwae train`, a round of it, or its best/ or last/ (see `find_run`); or a folder with
+            config.json and model.safetensors, whose own card is kept where it has one.
         repo: ORG/NAME; made if it is not there.
         private: make the repository private; otherwise an existing one stays as visible as it is.
         revision: the branch; made if it is not there.
@@ -66,7 +72,8 @@ def push(
         message: of the commit.
         create_pr: open a pull request instead of changing the branch.
         dry_run: make the folder and check it, without a network.
-        weights: "best" or "last".
+        weights: "best" or "last" of a run.
+        license: of the weights, by the Hub's name, such as "mit"; by default the card has none.
         token: by default the stored one, or HF_TOKEN.
 
     Raises:
@@ -82,19 +89,29 @@ def push(
             raise HubError(f"{what}: got {given!r}, expected a name such as {'main' if what == 'revision' else 'v1'}")
     if create_pr and tag:
         raise HubError("a pull request has no commit to tag yet: leave --tag out, or --create-pr")
-    trained = find_trained(run, weights)
+    if license is not None and not _LICENSE.fullmatch(license):
+        raise HubError(
+            f"license: got {printable(license, 50)!r}, expected the Hub's name of one, such as mit, apache-2.0 or other"
+        )
+    source = find_source(run, weights)
     try:
         with tempfile.TemporaryDirectory(prefix="swwae-push-") as folder:
-            built = build_folder(trained, Path(folder), f"hf-hub:{name}" + (f"@{revision}" if revision != MAIN else ""))
+            load_as = f"hf-hub:{name}" + (f"@{revision}" if revision != MAIN else "")
+            built = build_folder(source, Path(folder), load_as, license)
             card = (built.folder / "README.md").read_text(encoding="utf-8")
             made = Pushed(name, revision, None, None, "dry run", None, tag, built.sums, card)
             if dry_run:
                 return made
-            data, labels = trained.config.data.partition(":")[0], trained.config.num_labels or "all"
-            title = message or f"{built.architecture}: {data}, {labels} labels"
-            return _send(made, built, private, title, create_pr, token)
+            return _send(made, built, private, message or _title(built, source), create_pr, token)
     except OSError as error:
         raise explained(error, name, revision, token) from None  # its request holds the token
+
+
+def _title(built: Built, source: TrainedRun | Place) -> str:
+    if isinstance(source, Place):
+        return built.architecture
+    data, labels = source.config.data.partition(":")[0], source.config.num_labels or "all"
+    return f"{built.architecture}: {data}, {labels} labels"
 
 
 def _send(made: Pushed, built: Built, private: bool, title: str, create_pr: bool, token: str | None) -> Pushed:

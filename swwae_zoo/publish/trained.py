@@ -1,21 +1,22 @@
-"""What a run directory says of the weights in it: which they are, how they were trained, what was measured."""
+"""What is published: a run, with how it was trained and what was measured, or a folder with a model alone."""
 
 from __future__ import annotations
 
 import math
+import os
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from swwae_zoo.analysis.load import WEIGHTS, recipe_of
-from swwae_zoo.config import RunConfig
+from swwae_zoo.config import RunConfig, read_recipe
 from swwae_zoo.hub.verify import sha256_of
+from swwae_zoo.training.places import HUB, Place, find_place, is_registered, rounds_in
 from swwae_zoo.utils.files import user_path
 from swwae_zoo.utils.json_files import read_json
 from swwae_zoo.utils.text import printable
 
-__all__ = ["Figure", "Trained", "find_trained"]
+__all__ = ["Figure", "TrainedRun", "find_run", "find_source", "read_provenance", "read_result"]
 
 # Keys of result.json that are numbers, or null where nothing was measured.
 FIGURES = ("steps", "seconds", "val_error", "best_val_error", "best_step", "test_error", "test_rec", "seed")
@@ -40,8 +41,8 @@ class Figure(NamedTuple):
         return f"{self.mean:.{digits}f}{spread}{unit}"
 
 
-class Trained(NamedTuple):
-    """Weights and what is known of them.
+class TrainedRun(NamedTuple):
+    """Weights of a run and what is known of them.
 
     folder: last/ or best/.
     home: the folder of their round.
@@ -81,8 +82,26 @@ class Trained(NamedTuple):
         return [result.get("seed", 0) for result in self.results if bool(result.get("twin")) == self.is_twin]
 
 
-def find_trained(run: str | Path, weights: str | None = None) -> Trained:
-    """Finds the weights to publish.
+def find_source(place: str | Path, weights: str | None = None) -> TrainedRun | Place:
+    """Finds what is to be published: a run (see `find_run`), or a folder with config.json and model.safetensors.
+
+    Raises:
+        ValueError: neither of them, or as `find_run`.
+    """
+    name = os.fspath(place)
+    if name.startswith(HUB) or is_registered(name):
+        what = "lies on the Hub" if name.startswith(HUB) else "is a registered name"
+        raise ValueError(
+            f"push: got {printable(name)}, which {what} already: expected a run or a folder (`swwae pull` makes one)"
+        )
+    if rounds_in(user_path(place)):
+        return find_run(place, weights)
+    found = find_place(place, weights)
+    return find_run(found.folder) if found.kind == "run" else found
+
+
+def find_run(run: str | Path, weights: str | None = None) -> TrainedRun:
+    """Finds the weights of a run to publish.
 
     Args:
         run: what `swwae train --out` was given, one of its rounds, or the best/ or last/ of one. Of several rounds the
@@ -93,33 +112,27 @@ def find_trained(run: str | Path, weights: str | None = None) -> Trained:
         ValueError: no run there, or one that is not finished.
     """
     run = user_path(run)
-    if weights is not None and weights not in WEIGHTS:
-        raise ValueError(f"weights: got {weights!r}, expected one of {', '.join(WEIGHTS)}")
-    if run.name in WEIGHTS and (run.parent / "config.toml").is_file():
-        run, weights = run.parent, run.name
-    rounds = sorted(path.parent for path in run.glob("seed*/config.toml"))
-    home = _chosen(rounds) if rounds else run
-    if not (home / "config.toml").is_file():
-        raise ValueError(f"{run} holds no run: expected the folder that `swwae train` wrote, with config.toml in it")
-    result = _numbers(home / "result.json")
+    rounds = rounds_in(run)
+    found = find_place(_chosen(rounds) if rounds else run, weights)
+    if found.config is None:
+        raise ValueError(f"{printable(run)} holds no run: expected the folder that `swwae train` wrote")
+    folder, config = found.folder, found.config
+    home = Path(os.path.abspath(folder)).parent
+    result = read_result(home / "result.json")
     if not result:
         raise ValueError(
             f"{printable(home)} is not finished (it has no result.json): "
             f"go on with `swwae train --resume --out {printable(run)}`"
         )
-    folder, config = home / (weights or "last"), recipe_of(home)
-    for name in ("config.json", "model.safetensors"):
-        if not (folder / name).is_file():
-            raise ValueError(f"{folder} has no {name}: give another run")
     above = home.parent
     among = _json(above / "results.json", list) or [] if home.name.startswith("seed") else []
     for entry in among:
-        _check_numbers(entry, above / "results.json")
+        _checkread_result(entry, above / "results.json")
     is_twin = home.name.endswith("-twin")
     known = any(entry.get("seed") == config.seed and bool(entry.get("twin")) == is_twin for entry in among)
-    recipe = recipe_of(above) if known and (above / "config.toml").is_file() else config
+    recipe = read_recipe(above / "config.toml") if known and (above / "config.toml").is_file() else config
     results = among if known else [{**result, "seed": config.seed, "twin": is_twin}]
-    return Trained(folder, home, config, recipe, _provenance(home / "run.json"), result, results, is_twin)
+    return TrainedRun(folder, home, config, recipe, read_provenance(home / "run.json"), result, results, is_twin)
 
 
 def _chosen(rounds: Sequence[Path]) -> Path:
@@ -128,7 +141,7 @@ def _chosen(rounds: Sequence[Path]) -> Path:
         raise ValueError(
             f"{rounds[0].parent} has no finished round: go on with `swwae train --resume --out {rounds[0].parent}`"
         )
-    errors = [(_numbers(home / "result.json") or {}).get("val_error") for home in finished]
+    errors = [(read_result(home / "result.json") or {}).get("val_error") for home in finished]
     known = [error for error in errors if error is not None]
     return finished[errors.index(min(known))] if len(known) == len(errors) else finished[0]
 
@@ -137,13 +150,13 @@ def _json(path: Path, kind: type = dict) -> Any:
     return read_json(path, kind, "`swwae train` writes it; take the run from a copy, or train it again")
 
 
-def _numbers(path: Path) -> dict[str, Any] | None:
+def read_result(path: Path) -> dict[str, Any] | None:
     """result.json, whose figures are numbers or null."""
     content = _json(path)
-    return None if content is None else _check_numbers(content, path)
+    return None if content is None else _checkread_result(content, path)
 
 
-def _check_numbers(content: dict[str, Any], path: Path) -> dict[str, Any]:
+def _checkread_result(content: dict[str, Any], path: Path) -> dict[str, Any]:
     for key in FIGURES:
         value = content.get(key)
         if value is not None and (type(value) not in (int, float) or not math.isfinite(value)):
@@ -154,10 +167,12 @@ def _check_numbers(content: dict[str, Any], path: Path) -> dict[str, Any]:
     return content
 
 
-def _provenance(path: Path) -> dict[str, Any]:
+def read_provenance(path: Path) -> dict[str, Any]:
     """run.json: its tables are tables, and what is in them is printable."""
     content = _json(path) or {}
-    found: dict[str, Any] = {"commit": content.get("commit") and printable(content["commit"], 100)}
+    found: dict[str, Any] = {
+        key: content.get(key) and printable(content[key], limit) for key, limit in (("commit", 100), ("command", 4000))
+    }
     for key in ("versions", "machine"):
         table = content.get(key) or {}
         if not isinstance(table, dict):

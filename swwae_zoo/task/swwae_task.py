@@ -21,6 +21,15 @@ class SWWAETask(TrainingTask):
     A term whose lambda is 0 costs nothing: without L2rec and L2M the decoder is not run, and where no term is over
     unlabelled images, they are not even encoded: the step is the plain convnet's.
 
+    In a loop of one's own:
+
+        task = SWWAETask(model, losses.Lambdas(nll=1, rec=10, middle=1))
+        for images, target in batches:                     # the labelled images first
+            loss = task(images, target)["loss"]
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
     Args:
         model: the net; the parts of its `forward_swwae` are used, so that the head sees the images it has to.
         lambdas: weights of the terms of eq. (1).

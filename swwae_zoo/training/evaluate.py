@@ -16,9 +16,14 @@ from swwae_zoo.utils.precision import Autocast
 __all__ = ["classification_error", "mean_reconstruction_loss"]
 
 
-def _batches(images: Images, size: int, world: World) -> Iterator[tuple[Tensor, Tensor | None]]:
+Watch = Callable[[int, int], None]
+
+
+def _batches(images: Images, size: int, world: World, watch: Watch | None) -> Iterator[tuple[Tensor, Tensor | None]]:
     """Every ``world.size``-th batch: the batches are the same however many processes share them."""
     for start in range(world.rank * size, images.count, world.size * size):
+        if watch is not None:
+            watch(start, images.count)
         yield images.batch(torch.arange(start, min(start + size, images.count)))
 
 
@@ -30,6 +35,7 @@ def classification_error(
     autocast: Autocast,
     batch_size: int = 512,
     world: World = World(),
+    watch: Watch | None = None,
 ) -> float:
     """Share of wrongly classified images in %, 0 to 100; the model is left in the mode it was in.
 
@@ -37,15 +43,18 @@ def classification_error(
         images: with labels, at least one, on the model's device.
         prepare: uint8 images -> the model's input.
         world: the processes that share the work; each calls this with the same arguments and gets the whole result.
+        watch: called before each batch with how many images are done, and of how many; what it raises goes through.
     """
     training = model.training
     model.eval()
     wrong = 0
-    for batch, labels in _batches(images, batch_size, world):
-        with autocast():
-            logits = model(prepare(batch))
-        wrong += int((logits.argmax(1) != labels).sum())
-    model.train(training)
+    try:
+        for batch, labels in _batches(images, batch_size, world, watch):
+            with autocast():
+                logits = model(prepare(batch))
+            wrong += int((logits.argmax(1) != labels).sum())
+    finally:
+        model.train(training)
     return 100.0 * world.sum(wrong) / images.count
 
 
@@ -57,15 +66,18 @@ def mean_reconstruction_loss(
     autocast: Autocast,
     batch_size: int = 512,
     world: World = World(),
+    watch: Watch | None = None,
 ) -> float:
     """L_L2rec of eq. (2) over a set: mean squared error per element; the model is left in the mode it was in."""
     training = model.training
     model.eval()
     total = 0.0
-    for batch, _ in _batches(images, batch_size, world):
-        x = prepare(batch)
-        with autocast():
-            reconstruction = model.forward_decoder(model.forward_encoder(x)).reconstruction
-        total += float(reconstruction_loss(reconstruction, x)) * x.shape[0]
-    model.train(training)
+    try:
+        for batch, _ in _batches(images, batch_size, world, watch):
+            x = prepare(batch)
+            with autocast():
+                reconstruction = model.forward_decoder(model.forward_encoder(x)).reconstruction
+            total += float(reconstruction_loss(reconstruction, x)) * x.shape[0]
+    finally:
+        model.train(training)
     return world.sum(total) / images.count

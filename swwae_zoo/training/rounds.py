@@ -3,35 +3,58 @@ with ``twin`` also the plain convnet: the same recipe and seeds, every lambda bu
 
 from __future__ import annotations
 
+import math
 import shlex
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-from swwae_zoo.config import RunConfig, read_recipe, without_lambdas
-from swwae_zoo.data import Splits, pinned, unpinned
+from swwae_zoo.config import RunConfig, fixed_keys, read_recipe, without_lambdas
+from swwae_zoo.data import Images, Splits, pinned, unpinned
+from swwae_zoo.models import build_meta
 from swwae_zoo.models import swwae as _registers_the_models  # noqa: F401
-from swwae_zoo.training.build import build_model, input_shape, resolve_device, splits_of
+from swwae_zoo.optim.optimizer import create_optimizer
+from swwae_zoo.task import SWWAETask
+from swwae_zoo.training.build import (
+    build_model,
+    initial_weights,
+    input_shape,
+    resolve_device,
+    splits_of,
+    without_weights,
+)
+from swwae_zoo.training.choices import stored_size, with_length, with_size
+from swwae_zoo.training.places import find_place
 from swwae_zoo.training.progress import Progress
 from swwae_zoo.training.run_directory import Elsewhere, RunDirectory
 from swwae_zoo.training.signals import Interrupt
+from swwae_zoo.training.start import next_steps, start_block
 from swwae_zoo.training.track import check_service
-from swwae_zoo.training.trainer import Trainer, lambdas_of
+from swwae_zoo.training.trainer import Observer, Trainer, lambdas_of, view_of
 from swwae_zoo.utils.distributed import World, connected
 from swwae_zoo.utils.files import user_path
+from swwae_zoo.utils.precision import Autocast
 
-__all__ = ["train_rounds"]
+__all__ = ["out_of", "summary", "train_rounds"]
 
 _NO_PATH = str.maketrans(":/\\", "___")
 
 
 def train_rounds(
-    config: RunConfig, *, resume: bool = False, force: bool = False, notes: Sequence[str] = ()
+    config: RunConfig,
+    *,
+    resume: bool = False,
+    force: bool = False,
+    notes: Sequence[str] = (),
+    given: Mapping[str, Images] | None = None,
+    progress: Progress | None = None,
+    observe: Observer | None = None,
 ) -> list[dict[str, Any]]:
     """Run every round of ``config`` and write each to its own folder under ``config.out``.
 
@@ -43,6 +66,9 @@ def train_rounds(
         resume: go on where a stopped run was; rounds that are finished are not run again.
         force: start over in a folder that already holds a run.
         notes: lines to be said when the run begins.
+        given: images from Python, by the spec that stands for them in ``config``.
+        progress: told what happens; on standard error by default.
+        observe: see `Trainer`; such as `swwae_zoo.publish.report.Pages()`, which writes report.html.
 
     Returns:
         In rank 0 one dict a run, in other processes none: "seed", "twin", "val_error", "test_error" (%, None without
@@ -55,7 +81,11 @@ def train_rounds(
     world = World.from_environment()
     device = resolve_device(config.device, world)
     with Interrupt(patient=world.launched) as interrupt, connected(world, device), ExitStack() as stack:
-        results = _train_rounds(config, resume, force, world, device, interrupt, notes, stack)
+        progress = progress or Progress(quiet=not world.first)
+        interrupt.tell = progress.say
+        results = _train_rounds(
+            config, resume, force, world, device, interrupt, notes, stack, given or {}, progress, observe
+        )
     return results if world.first else []
 
 
@@ -68,12 +98,15 @@ def _train_rounds(
     interrupt: Interrupt,
     notes: Sequence[str],
     stack: ExitStack,
+    given: Mapping[str, Images],
+    progress: Progress,
+    observe: Observer | None,
 ) -> list[dict[str, Any]]:
     check_service(config.track)
+    check_before_data(config, device)
+    out = out_of(config)
+    config = replace(with_size(config, given), out=str(out))
     shape = input_shape(config)
-    name = f"{config.model}-{config.data}-{config.num_labels or 'all'}"
-    out = user_path(config.out or f"runs/{name.translate(_NO_PATH)}")
-    config = replace(config, out=str(out))
     if world.restarts and RunDirectory.begun_by(out, world.job):  # the launcher's command line is that of the start
         resume, force = True, False
     config = pinned_data(config, out, resume, world)
@@ -88,24 +121,37 @@ def _train_rounds(
     root = directory_of(out)
     runs = runs_of(config)
     results: list[dict[str, Any]] = []
-    progress, seed = Progress(quiet=not world.first), None
+    seed = None
     splits: Splits | None = None
-    for run, twin in runs:
+    for number, (run, twin) in enumerate(runs, 1):
         if run.seed != seed:
             splits = None  # this round's images first make room for the next's
             with world.one_per_machine_first():
-                read = splits_of(run, shape)
+                read = splits_of(run, shape, given, progress.looked_at)
             splits, seed = read.to(device, unlabeled=lambdas_of(run).uses_unlabeled), run.seed
             del read
             for note in splits.notes:
                 progress.say(note)
         assert splits is not None
+        config, run = with_length(config, splits), with_length(run, splits)
+        progress.title = f"net {number} of {len(runs)}: " if len(runs) > 1 else ""
         directory = root if len(runs) == 1 else directory_of(run.out)
-        trainer = Trainer(run, build_model(run, splits.num_classes, world), splits, directory, device, progress, world)
+        model = build_model(
+            run, splits.num_classes, world, splits.labeled.class_names, None if resume else progress.say
+        )
+        trainer = Trainer(run, model, splits, directory, device, progress, world, observe)
         if not results:  # all that can be wrong with the input is known by now
             root.begin(config, world.job, {"data": what_was_read(splits)})
             for note in notes:
                 progress.say(note)
+            precision = str(trainer.autocast.dtype or torch.float32).removeprefix("torch.")
+            progress.show(
+                start_block(
+                    config, splits, model, device, precision=precision, steps=trainer.steps, nets=len(runs),
+                    stored=stored_size(config, splits, given),
+                    trained=bool(initial_weights(config) or config.model_args.get("backbone_pretrained")),
+                )
+            )  # fmt: skip
             interrupt.advice = f"go on with: swwae train --resume --out {shlex.quote(str(out))}"
         if directory is not root:
             directory.begin(run)
@@ -117,9 +163,40 @@ def _train_rounds(
             root.write_json("results.json", results)
         if len(results) < len(runs):
             interrupt.check(f"stopped when {directory.path} was finished", world.maximum(interrupt.signal_number))
-    for line in summary(results):
+    for line in next_steps(out, directory_to_go_on_with(out, results, runs), lambdas_of(config).classifies):
         progress.say(line)
     return results
+
+
+def out_of(config: RunConfig) -> Path:
+    """The run directory: the recipe's, else runs/MODEL-DATA-LABELS."""
+    name = f"{config.model}-{config.data}-{config.num_labels or 'all'}"
+    return user_path(config.out or f"runs/{name.translate(_NO_PATH)}")
+
+
+def directory_to_go_on_with(out: Path, results: list[dict[str, Any]], runs: list[tuple[RunConfig, bool]]) -> Path:
+    """Of several rounds the one whose validation error is the lowest (the first without one), no twin."""
+    nets = [(result, run) for result, (run, twin) in zip(results, runs, strict=True) if not twin]
+    errors = [math.inf if result["val_error"] is None else result["val_error"] for result, _ in nets]
+    return Path(nets[errors.index(min(errors))][1].out)
+
+
+def check_before_data(config: RunConfig, device: torch.device) -> None:
+    """Whatever can be wrong with a recipe and is known without its data.
+
+    Raises:
+        ValueError: one line.
+    """
+    model = build_meta(config.model, without_weights(config.model_args))
+    Autocast(config.amp, device)
+    create_optimizer(replace(config, lr_encoder=0.0, layer_decay=1.0), nn.Linear(1, 1))  # its name and its betas
+    SWWAETask(model, lambdas_of(config), device=torch.device("meta"))
+    if config.model_args.get("img_size") or config.model.partition(".")[0] != "swwae_wrap":
+        for which in ("weak", "strong"):
+            view_of(config, which, model.img_size)
+    source = initial_weights(config)
+    if source and not user_path(source).is_file():
+        find_place(source, net_only=True)
 
 
 def pinned_data(config: RunConfig, out: Path, resume: bool, world: World) -> RunConfig:
@@ -159,9 +236,6 @@ def runs_of(config: RunConfig) -> list[tuple[RunConfig, bool]]:
     return runs
 
 
-MAY_CHANGE_ON_RESUME = {"out", "device", "data_dir", "eval_every", "save_every", "log_every", "rounds", "twin", "track"}
-
-
 def check_same_run(config: RunConfig, out: Path) -> None:
     """A resumed run must go on as it began, or its result would be of no recipe at all.
 
@@ -171,11 +245,10 @@ def check_same_run(config: RunConfig, out: Path) -> None:
     if not (out / "config.toml").exists():
         raise ValueError(f"{out} holds no run to resume: leave --resume out, or give the run's --out")
     before = read_recipe(out / "config.toml")
-    for key in fields(config):
-        was, now = getattr(before, key.name), getattr(config, key.name)
-        if was != now and key.name not in MAY_CHANGE_ON_RESUME:
+    for (name, was), now in zip(fixed_keys(before).items(), fixed_keys(config).values(), strict=True):
+        if was != now:
             raise ValueError(
-                f"{out} was begun with {key.name} = {was!r}, got {now!r}: resume without it, or give another --out"
+                f"{out} was begun with {name} = {was!r}, got {now!r}: resume without it, or give another --out"
             )
     if (len(runs_of(before)) > 1) != (len(runs_of(config)) > 1):
         raise ValueError(

@@ -7,11 +7,12 @@
     checkpoint.pt     everything `--resume` needs
     track.json        how far a tracking service has been told (`--track`)
     result.json       errors of the last model; present once the run is finished
+    report.html       a page with all of it, refreshed at each evaluation
 
 Several rounds, or a round and its twin, lie below as seed0/, seed0-twin/, ..., with all results in results.json.
 
-Every file is written atomically: a kill at any moment leaves the old file or the new one. Checkpoint and weights carry
-their checksum. One process at a time writes here.
+Every file is written atomically: a kill at any moment leaves the old file or the new one. Checkpoint, weights, the
+tables of the JSON files and the lines of metrics.jsonl carry their checksum. One process at a time writes here.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from swwae_zoo.config import RunConfig, to_toml
 from swwae_zoo.training.track import Tracker, open_tracker
 from swwae_zoo.utils.checksums import is_sealed_zip, save_sealed, seal_zip
 from swwae_zoo.utils.files import atomic_write, user_path
-from swwae_zoo.utils.json_files import read_json
+from swwae_zoo.utils.json_files import read_json, sealed_line, unsealed, write_json
 from swwae_zoo.utils.provenance import provenance
 
 try:
@@ -51,6 +52,7 @@ FILES = (
     "curves.png",
     "reconstructions.png",
     "views.png",
+    "report.html",
     "run.json",
     "track.json",
     *(f"{folder}/{name}" for folder in ("last", "best") for name in ("model.safetensors", "config.json")),
@@ -182,14 +184,13 @@ class RunDirectory:
                     emptied.rmdir()
 
     def write_json(self, name: str, content: Any) -> None:
-        with atomic_write(self.path / name) as part:
-            part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        write_json(self.path / name, content)
 
     def read_json(self, name: str) -> dict[str, Any] | None:
         """The table in one of the run's files, or None where it is not there yet.
 
         Raises:
-            ValueError: it holds something else; one line with the file's name.
+            ValueError: it holds something else, or is not as it was written; one line with the file's name.
         """
         return read_json(self.path / name, dict, "restore the file, or start over with --force")
 
@@ -204,14 +205,14 @@ class RunDirectory:
         path = self.path / "metrics.jsonl"
         try:
             with open(path, "a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
+                file.write(sealed_line(record))
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(path)) from error
         if self._tracker is not None:
             self._tracker.log([record])
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl; one that a kill cut short is left out."""
+        """The lines of metrics.jsonl; one that a kill cut short, or that is not as it was written, is left out."""
         path = self.path / "metrics.jsonl"
         records = []
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
@@ -219,7 +220,8 @@ class RunDirectory:
                 record = json.loads(line)
             except (ValueError, RecursionError):
                 continue
-            if isinstance(record, dict) and isinstance(record.get("step"), int):
+            record = unsealed(record) if isinstance(record, dict) else None
+            if record is not None and isinstance(record.get("step"), int):
                 records.append(record)
         return records
 
@@ -227,7 +229,7 @@ class RunDirectory:
         """Forget lines behind ``step``: a resumed run writes them again."""
         kept = [line for line in self.metrics() if line.get("step", 0) <= step]
         with atomic_write(self.path / "metrics.jsonl") as part:
-            part.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+            part.write_text("".join(map(sealed_line, kept)), encoding="utf-8")
         if self._tracker is not None:
             self._tracker.log(kept)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -27,7 +27,8 @@ class Interrupt:
     where signals can't be handled, it stays False.
 
     Args:
-        advice: what the user can do then, appended to every message.
+        advice: what the user can do then, appended to every message. The attribute ``tell`` is called with a line as
+            soon as a signal has come that waits for the end of a step.
         patient: leave further signals without effect: launchers send their processes several for one Ctrl-C, and
             end those that don't stop in time themselves.
     """
@@ -35,6 +36,7 @@ class Interrupt:
     def __init__(self, advice: str = "", patient: bool = False) -> None:
         self.advice, self.patient = advice, patient
         self.signal_number = 0
+        self.tell: Callable[[str], None] = lambda line: None
         self._deferred = False
         self._previous: dict[int, Any] = {}
 
@@ -75,6 +77,9 @@ class Interrupt:
             self._restore()
         if not self._deferred and first:
             self.check("stopped")
+        if first:
+            again = "" if self.patient else " (once more: at once, unsaved)"
+            self.tell(f"stopping after this step, then saving{again} ...")
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():

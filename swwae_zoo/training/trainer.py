@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from swwae_zoo.config import RunConfig, check_two_views, lambdas
+from swwae_zoo.config import RunConfig, check_two_views, fixed_keys, lambdas
 from swwae_zoo.data import AUGMENT, STRONG, Images, IndexStream, Preprocess, RandomView, Splits, augmentation, seeded
 from swwae_zoo.layers.sync_batch_norm import with_sync_batch_norm
 from swwae_zoo.loss import TERMS, Lambdas, TermOptions
@@ -25,11 +25,15 @@ from swwae_zoo.training.evaluate import classification_error, mean_reconstructio
 from swwae_zoo.training.meter import Meter
 from swwae_zoo.training.progress import Progress
 from swwae_zoo.training.run_directory import RunDirectory
-from swwae_zoo.training.signals import Interrupt
+from swwae_zoo.training.signals import Interrupt, Stopped
 from swwae_zoo.utils.distributed import Share, World
+from swwae_zoo.utils.json_files import digest_of
 from swwae_zoo.utils.precision import Autocast
+from swwae_zoo.utils.text import printable
 
-__all__ = ["Trainer", "lambdas_of", "view_of"]
+__all__ = ["Observer", "Trainer", "lambdas_of", "view_of"]
+
+Observer = Callable[["Trainer", bool], None]
 
 
 def lambdas_of(config: RunConfig) -> Lambdas:
@@ -79,6 +83,7 @@ class Trainer:
         device: where it runs.
         progress: told what happens.
         world: the processes that share the run; one alone by default.
+        observe: called in rank 0 after each evaluation, and at the end, with the trainer and whether it is the end.
 
     Raises:
         ValueError: batches with fewer images than processes, an optimiser timm does not know, lambdas that don't fit
@@ -95,7 +100,9 @@ class Trainer:
         device: torch.device,
         progress: Progress,
         world: World = World(),
+        observe: Observer | None = None,
     ):
+        self.observe = observe
         self.config, self.directory, self.device, self.progress = config, directory, device, progress
         self.world = world
         self.autocast = Autocast(config.amp, device)
@@ -115,7 +122,8 @@ class Trainer:
         self.scheduler = create_scheduler(config, self.optimizer, self.steps)
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.amp == "fp16")
         self.meter = Meter()
-        self.step, self.seconds, self._verified = 0, 0.0, False
+        self.step, self.seconds, self._verified, self._owes_evaluation = 0, 0.0, False, False
+        self.interrupt = Interrupt()
         self.val_error, self.best_error, self.best_step = None, math.inf, 0
         self.save_every = config.save_every or math.ceil(self.steps / 10)
         self.eval_every = config.eval_every or math.ceil(self.steps / 10)
@@ -245,7 +253,7 @@ class Trainer:
             ValueError: the loss is not finite any more; the last checkpoint before that is kept.
             Stopped: SIGINT or SIGTERM came; the state is saved.
         """
-        interrupt = Interrupt() if interrupt is None else interrupt
+        self.interrupt = interrupt = Interrupt() if interrupt is None else interrupt
         done = self.world.from_first(lambda: self.directory.read_json("result.json"))
         if done is not None:
             self.progress.say(f"{self.directory.path}: finished already")
@@ -253,19 +261,23 @@ class Trainer:
         state = self.world.from_first(self.directory.load_checkpoint)
         if state is not None:
             self.load_state_dict(state, f"{self.directory.path}/checkpoint.pt")
-            self.progress.say(f"{self.directory.path}: going on behind step {self.step}")
+            self.progress.say(f"{self.directory.path}: going on after step {self.step}")
         self.directory.cut_metrics(self.step)
         if self.world.first and state is None:
             self._draw_views()
         self.model.train()
         with interrupt.deferred():
             with self.progress.run(str(self.directory.path), self.steps, self.step):
+                if self._owes_evaluation:
+                    self._evaluate_or_save()
                 while self.step < self.steps:
                     self._train_until_next_stop(interrupt)
                     if self._is_due(self.log_every):
                         self._log()
                     if self._is_due(self.eval_every):
-                        self._evaluate()
+                        self._evaluate_or_save()
+                        if self.step < self.steps:
+                            self._show(done=False)
                     stop = self.world.maximum(interrupt.signal_number)
                     if self._is_due(self.save_every) or stop:
                         self._save()
@@ -341,6 +353,8 @@ class Trainer:
             "val_error": self.val_error,
             "best_error": self.best_error,
             "best_step": self.best_step,
+            "recipe": digest_of(fixed_keys(self.config)),
+            "owes_evaluation": self._owes_evaluation,
             "images": self._image_counts,
             "labeled_images": self._labeled_images,
             "meter": self.meter.state_dict(),
@@ -362,9 +376,14 @@ class Trainer:
             name: the checkpoint's, for errors.
 
         Raises:
-            ValueError: it is of another model, another optimiser or other data.
+            ValueError: it is of another recipe, another model, another optimiser or other data.
         """
         task = self.task
+        if state.get("recipe") != digest_of(fixed_keys(self.config)):
+            raise ValueError(
+                f"{name} was made with another recipe than config.toml says, which was changed or is damaged: restore "
+                "it, or start over with --force"
+            )
         try:
             task.load_checkpoint_state(state["state_dict"])
             if task.has_ema():
@@ -396,6 +415,7 @@ class Trainer:
             torch.manual_seed(seeded(self.config.seed, "dropout", state["step"], self.world.rank).initial_seed())
         self.step, self.seconds, self.val_error = state["step"], state["seconds"], state["val_error"]
         self.best_error, self.best_step = state["best_error"], state["best_step"]
+        self._owes_evaluation = state.get("owes_evaluation", False)
         self.meter.load_state_dict(state["meter"], self.device)
         self.scheduler.step_update(self.step)
 
@@ -416,7 +436,41 @@ class Trainer:
         return self.val is not None and self.lambdas.classifies
 
     def error_on(self, images: Images) -> float:
-        return classification_error(self._model_to_judge(), images, self._prepare_eval, self.autocast, world=self.world)
+        with self.progress.evaluation() as tell:
+            return classification_error(
+                self._model_to_judge(), images, self._prepare_eval, self.autocast, world=self.world,
+                watch=self._watch(tell),
+            )  # fmt: skip
+
+    def _watch(self, tell: Callable[[int, int], None]) -> Callable[[int, int], None]:
+        """Called before each batch of an evaluation: raises `Stopped` where a signal has come.
+
+        Of several processes each would stop at another batch, and wait for the others for ever: they go on to the end.
+        """
+
+        def watch(count: int, total: int) -> None:
+            tell(count, total)
+            if self.world.size == 1:
+                self.interrupt.check(f"stopped at step {self.step}, {self.directory.path} is saved")
+
+        return watch
+
+    def _evaluate_or_save(self) -> None:
+        """Evaluates; interrupted in it, saves, and the resumed run begins with this evaluation."""
+        self._owes_evaluation = True
+        try:
+            self._evaluate()
+        except Stopped:
+            self._save()
+            raise
+        self._owes_evaluation = False
+
+    def _reconstruction_on(self, images: Images) -> float:
+        with self.progress.evaluation() as tell:
+            return mean_reconstruction_loss(
+                self._model_to_judge(), images, self._prepare_eval, self.autocast, world=self.world,
+                watch=self._watch(tell),
+            )  # fmt: skip
 
     def _model_to_judge(self) -> SWWAE:
         self.world.copy_buffers(self.final_model)
@@ -461,21 +515,29 @@ class Trainer:
             "best_val_error": self.best_error if self.validates else None,
             "best_step": self.best_step if self.validates else self.step,
             "test_error": self.error_on(self.test) if self.test is not None and classifies else None,
-            "test_rec": mean_reconstruction_loss(
-                self._model_to_judge(), self.test, self._prepare_eval, self.autocast, world=self.world
-            )
-            if reconstructs and self.test
-            else None,
+            "test_rec": self._reconstruction_on(self.test) if reconstructs and self.test else None,
         }
         if reconstructs and self.world.first:
-            shown = self._prepare_eval((self.test or self.val or self.labeled).first(16))
+            shown = self.test or self.val or self.labeled
+            shown = self._prepare_eval(shown.read(figures.across_classes(shown.labels, shown.count)))
             self.directory.draw(
                 "reconstructions.png", lambda path: figures.draw_reconstructions(path, self.final_model, shown)
             )
         if self.world.first:
             self.directory.draw("curves.png", lambda path: figures.draw_curves(path, self.directory.metrics()))
         self.directory.write_json("result.json", result)
+        self._show(done=True)
         return result
+
+    def _show(self, done: bool) -> None:
+        """Shows the run to its observer, whose faults never stop a training."""
+        if self.observe is None or not self.world.first:
+            return
+        try:
+            self.observe(self, done)
+        except Exception as error:
+            self.progress.say(f"the page of the run was not written: {type(error).__name__}: {printable(error, 300)}")
+            self.observe = None
 
 
 def _random_state(device: torch.device) -> dict[str, torch.Tensor]:

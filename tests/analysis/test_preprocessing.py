@@ -14,11 +14,12 @@ from timm.data import create_transform, resolve_model_data_config
 from torch import Tensor
 
 import swwae_zoo
-from swwae_zoo.analysis.classes import labels_for
-from swwae_zoo.analysis.load import evaluate_saved, load_saved
+from swwae_zoo.analysis.evaluate import evaluate
+from swwae_zoo.analysis.load import load
 from swwae_zoo.config import read_recipe, recipe_names
 from swwae_zoo.data import Preprocess
 from swwae_zoo.models._data_config import describe_training_data
+from swwae_zoo.training.classes import labels_for
 from swwae_zoo.training.run_directory import RunDirectory
 
 STORED = {"digits": 8, "mnist": 28, "stl10": 96}  # side of a set's images; the others' is 32
@@ -51,7 +52,7 @@ def test_every_recipe(name: str, tmp_path: Path) -> None:
     directory = RunDirectory(tmp_path / "run")
     directory.begin(recipe)
     directory.save_model("best", model)
-    saved = load_saved(tmp_path / "run")
+    saved = load(tmp_path / "run", "best", "cpu")
     again = timm.create_model(f"local-dir:{tmp_path / 'run' / 'best'}", pretrained=True).eval()
     images = pictures(model.in_chans, side)
     x = swwae_zoo.preprocess_of(again)(images)
@@ -60,7 +61,9 @@ def test_every_recipe(name: str, tmp_path: Path) -> None:
     as_trained = Preprocess(model.img_size, mean=cfg["mean"], std=cfg["std"], contrast=recipe.contrast)
     assert torch.equal(x, as_trained(images))
     with torch.inference_mode():
-        assert torch.equal(again(x), saved.model(x)) and torch.equal(again(x), model(x))
+        torch.testing.assert_close(saved.model(saved.input(x)), model(x))  # in the memory format of the training
+        loaded: Any = saved.model.to(memory_format=torch.contiguous_format)
+        assert torch.equal(again(x), loaded(x)) and torch.equal(again(x), model(x))
     described = again.pretrained_cfg.get("description", "")
     if recipe.contrast != "none":
         assert "swwae_zoo.preprocess_of" in described and again.pretrained_cfg["notes"] == ["contrast=image"]
@@ -165,12 +168,12 @@ def test_eval_on_a_folder_that_lacks_a_class(tmp_path: Path) -> None:
                 image.save(folder / split / name / f"{number}.png")
     args = {"notation": "(2)3c-2p-3fc", "img_size": 8, "num_classes": 3}
     make_run(tmp_path / "run", "swwae_svhn", args=args, data=f"folder:{folder}")
-    saved = load_saved(tmp_path / "run", "last")
+    saved = load(tmp_path / "run", "last", "cpu")
     with torch.no_grad():  # says "bee" always
         saved.model.head.fc.weight.zero_()
         saved.model.head.fc.bias.copy_(torch.tensor([0.0, 1.0, 0.0]))
     saved.model.pretrained_cfg["label_names"] = ("ant", "bee", "cat")
-    assert evaluate_saved(saved)["error"] == 50.0
+    assert evaluate(saved)["error"] == 50.0
     saved.model.pretrained_cfg["label_names"] = ("ant", "bee", "cow")
     with pytest.raises(ValueError, match="has a class 'cat', which the net was not trained for"):
-        evaluate_saved(saved)
+        evaluate(saved)

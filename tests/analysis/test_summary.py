@@ -74,7 +74,9 @@ def test_no_classifier() -> None:
 
 def test_names() -> None:
     assert {"swwae_mnist", "swwae_svhn", "swwae_stl10", "swwae_stl10_vgg", "swwae_cifar_vgg"} <= set(model_names())
-    check_model_name("swwae_mnist.some_tag")
+    check_model_name("swwae_mnist.mnist_100")
+    with pytest.raises(ValueError, match="some_tag: there are no such weights, expected swwae_mnist.mnist"):
+        check_model_name("swwae_mnist.some_tag")
     check_model_name("local-dir:runs/digits/best")
     with pytest.raises(ValueError, match=r"got 'swwae_minst'.*did you mean swwae_mnist\?"):
         check_model_name("swwae_minst")

@@ -77,6 +77,7 @@ TRAIN_FLAGS = [
     "--out",
     "--pools",
     "--ramp",
+    "--rec-trains",
     "--recipe",
     "--resume",
     "--rounds",
@@ -127,7 +128,11 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         calls.append((run, control))
         return [{"round": 0, "test_error": 9.5}]
 
-    monkeypatch.setitem(sys.modules, "swwae_zoo.training.rounds", types.SimpleNamespace(train_rounds=train_rounds))
+    monkeypatch.setitem(
+        sys.modules,
+        "swwae_zoo.training.rounds",
+        types.SimpleNamespace(train_rounds=train_rounds, summary=lambda results: []),
+    )
     return calls
 
 

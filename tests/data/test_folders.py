@@ -147,7 +147,7 @@ def test_damaged_images_are_refused(damaged, split):
         load_images(spec(damaged), split)
     message = str(caught.value)
     assert message.startswith(f"4 of 7 images for folder:{damaged} cannot be read: {damaged}/cat/empty.png (")
-    assert "words.jpg (cannot identify image file it)" in message and "\n" not in message
+    assert "words.jpg (it is no image, or none that Pillow reads)" in message and "\n" not in message
     assert message.count(str(damaged)) == 4 and "; ...: repair or delete them" in message  # three of the four named
     assert message.endswith("--bad-images skip")
 

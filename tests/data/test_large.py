@@ -170,6 +170,10 @@ def test_what_is_wrong_with_tiny_images(tmp_path, tiny):
     with pytest.raises(ValueError, match="withdrew it in 2020.*CINIC-10.*tinyimages:FILE"):
         load_images("tinyimages", "unlabeled", data_dir=tmp_path / "nowhere")
     assert load_images("tinyimages", "unlabeled", data_dir=tmp_path).count == 300
+    assert load_images(f"tinyimages:{tmp_path}", "unlabeled").count == 300
+    with pytest.raises(ValueError, match="no file .*empty/tiny_images.bin or .*: Tiny Images is not downloaded"):
+        (tmp_path / "empty").mkdir()
+        load_images(f"tinyimages:{tmp_path}/empty", "unlabeled")
     with tiny[0].open("ab") as file:
         file.write(b"cut")
     with pytest.raises(ValueError, match=r"921603 bytes, no whole number of records of 3072 \(3 over\)"):

@@ -1,6 +1,5 @@
 """What comes from outside: sizes known before they are fetched, tokens that stay secret, text that stays text."""
 
-import json
 import traceback
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,10 @@ from hub_server.fixtures import TOKEN, OnePath, make_run
 from typer.testing import CliRunner
 
 import swwae_zoo
-from swwae_zoo.analysis.load import load_saved
+from swwae_zoo.analysis.load import load
 from swwae_zoo.cli.main import app, explain
 from swwae_zoo.hub.errors import HubError, check_token
+from swwae_zoo.utils.json_files import write_json
 from swwae_zoo.utils.text import markdown, markup, printable
 
 HOSTILE = "a\x1b]0;title\x07\x1b[2J\nb\u202ec"
@@ -121,12 +121,12 @@ def test_markdown_is_escaped() -> None:
 def test_a_path_with_escape_codes_is_shown_as_text(command: list[str]) -> None:
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 2 and result.stderr.count("\n") == 1
-    assert result.stderr.strip().isprintable() and r"\x1b" in result.stderr and "holds no run" in result.stderr
+    assert result.stderr.strip().isprintable() and r"\x1b" in result.stderr and "is not there;" in result.stderr
 
 
 def test_a_line_break_in_a_name_does_not_cut_off_the_remedy(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["push", f"{tmp_path}/a\nb", "--repo", "ann/net"])
-    assert r"a\nb holds no run: expected the folder" in result.stderr
+    assert r"a\nb, which is not there; expected a run" in result.stderr
     assert explain(ValueError("a\nb: give another")) == "a\nb: give another"  # shown by printable
 
 
@@ -146,8 +146,9 @@ def test_hostile_names_on_the_card(tmp_path: Path) -> None:
     for file in ("config.json", "model.safetensors"):
         (tmp_path / "run" / "last" / file).unlink()
     RunDirectory(tmp_path / "run", resume=True).save_model("last", net)
-    (tmp_path / "run" / "run.json").write_text(
-        json.dumps({"commit": "`b`", "versions": {"torch": "<i>"}, "machine": {"gpu": "<img src=x>\x1b[2J"}})
+    write_json(
+        tmp_path / "run" / "run.json",
+        {"commit": "`b`", "versions": {"torch": "<i>"}, "machine": {"gpu": "<img src=x>\x1b[2J"}},
     )
     card = swwae_zoo.push(tmp_path / "run", "ann/net", dry_run=True).card
     body = card.partition("## Model")[2].partition("<details>")[0]
@@ -168,7 +169,7 @@ def test_every_file_of_a_run_is_named_by_its_reader(tmp_path: Path, file: str, c
     target.write_bytes(content.encode(errors="surrogateescape"))
     readers: list[Any] = [
         lambda: swwae_zoo.push(tmp_path / "run", "ann/net", dry_run=True),
-        lambda: load_saved(tmp_path / "run", "last"),
+        lambda: load(tmp_path / "run", "last", "cpu"),
     ]
     for read in readers:
         try:

@@ -167,7 +167,7 @@ class Handler(CasRoutes):
             data = yaml.safe_load(head[1]) if len(head) > 2 and not head[0] else None
         except yaml.YAMLError as error:
             data = str(error)
-        if isinstance(data, dict) and isinstance(data.get("license"), str):
+        if isinstance(data, dict) and isinstance(data.get("license", ""), str):
             return self._later(200, {"errors": [], "warnings": []})
         return self._later(400, {"errors": [{"message": f"no valid metadata: {data}"}], "warnings": []})
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 
 from swwae_zoo.data.readers.label_file import NAME, Row, classes_of, read_labels
-from swwae_zoo.data.readers.pictures import SUFFIXES, Picture, check_range, read_picture, refuse_or_skip
+from swwae_zoo.data.readers.pictures import SUFFIXES, Picture, check_range, read_picture, refuse_or_skip, size_of
 from swwae_zoo.data.readers.shelf import Shelf
 from swwae_zoo.data.readers.tree import Tree, common_folders, folders_in
 from swwae_zoo.data.split_names import split_folders
@@ -115,6 +115,20 @@ def folder(request: Request) -> Images:
     return images
 
 
+def stored_sizes(path: str, most: int = 100) -> list[tuple[int, int]]:
+    """(height, width) of up to `most` images below a folder, evenly chosen, from their headers alone.
+
+    Raises:
+        ValueError: no such folder.
+    """
+    root = user_path(path)
+    if not path or not root.is_dir():
+        raise ValueError(f"got 'folder:{path}', but {path!r} is not a folder; expected folder:PATH")
+    (files,) = Tree(root, SUFFIXES).files([root])
+    sizes = (size_of(file) for file in files[:: max(1, len(files) // most)][:most])
+    return [size for size in sizes if size is not None]
+
+
 def _from_table(table: list[Row], layout: Layout, request: Request) -> Images:
     """Images and labels as `labels.csv` has them: the training folder's own, or that of the split's folder."""
     names = classes_of(table)
@@ -155,6 +169,8 @@ def _read_all(
             refuse_or_skip(bad, len(files), request.spec, request.bad_images == "skip" and bool(kept))
             images = shelf.close(None if labels is None else torch.tensor(labels)[kept], class_names)
     images.notes = tuple(tree.notes(request.spec))
+    if labels is not None and images.count == len(files):  # none was left out
+        images.files = tuple(os.path.relpath(file, request.option) for file in files)
     return images
 
 

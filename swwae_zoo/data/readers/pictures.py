@@ -1,15 +1,16 @@
-"""Encoded images to 8-bit pixels: the one reader of folders, Parquet and `swwae reconstruct`."""
+"""Encoded images to 8-bit pixels: the one reader of folders, Parquet, `swwae predict` and `swwae reconstruct`."""
 
 from __future__ import annotations
 
 import logging
 import threading
+from contextlib import nullcontext
 from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from swwae_zoo.utils.text import printable
 
@@ -44,20 +45,25 @@ def read_picture(file: Path | BytesIO, grey: bool, img_size: tuple[int, int] | N
         ValueError: what is wrong with it, without its name.
     """
     image, used = open_picture(file, grey)
+    return Picture(pixels_of(image, img_size), used)
+
+
+def pixels_of(image: Image.Image, img_size: tuple[int, int] | None) -> np.ndarray:
+    """`(C, H, W)` uint8 of an image in mode L or RGB, scaled to cover `img_size` (H, W) and cropped to its centre."""
     if img_size is not None and image.size != img_size[::-1]:
         image = ImageOps.fit(image, (img_size[1], img_size[0]), Image.Resampling.BILINEAR)
     array = np.array(image)
-    return Picture(array[None] if grey else np.ascontiguousarray(array.transpose(2, 0, 1)), used)
+    return array[None] if image.mode == "L" else np.ascontiguousarray(array.transpose(2, 0, 1))
 
 
-def open_picture(file: Path | BytesIO, grey: bool) -> tuple[Image.Image, float]:
+def open_picture(file: Path | BytesIO | Image.Image, grey: bool) -> tuple[Image.Image, float]:
     """The image in mode L or RGB, in its own size, and `Picture.used`.
 
     Raises:
         ValueError: as `read_picture`.
     """
     try:
-        with Image.open(file, formats=FORMATS) as opened:
+        with nullcontext(file) if isinstance(file, Image.Image) else Image.open(file, formats=FORMATS) as opened:
             pixels = opened.width * opened.height
             if pixels > MAX_PIXELS:
                 raise ValueError(f"{opened.width}x{opened.height} pixels, expected at most {MAX_PIXELS:,}: shrink it")
@@ -65,14 +71,26 @@ def open_picture(file: Path | BytesIO, grey: bool) -> tuple[Image.Image, float]:
                 return _eight_bits(opened, grey)
             with _large_ones:
                 return _eight_bits(opened, grey)
+    except UnidentifiedImageError as error:
+        raise ValueError("it is no image, or none that Pillow reads") from error
     except OSError as error:
         raise ValueError(error.strerror or _shown(error, file)) from error
     except Exception as error:  # Pillow's parsers raise whatever they stumble on, and its own warnings among them
         raise ValueError(_shown(error, file)) from error
 
 
-def _shown(error: Exception, file: Path | BytesIO) -> str:
-    name = repr(file) if isinstance(file, BytesIO) else repr(str(file))
+def size_of(file: Path) -> tuple[int, int] | None:
+    """(height, width) of an image as it is to be looked at, from its header; None where it can't be read."""
+    try:
+        with Image.open(file, formats=FORMATS) as opened:
+            turned = opened.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+            return opened.size if turned else opened.size[::-1]
+    except Exception:  # Pillow's parsers raise whatever they stumble on; who reads it whole says what is wrong
+        return None
+
+
+def _shown(error: Exception, file: Path | BytesIO | Image.Image) -> str:
+    name = repr(str(file)) if isinstance(file, Path) else repr(file)
     return printable(" ".join(str(error).replace(name, "it").split()), 200) or type(error).__name__
 
 

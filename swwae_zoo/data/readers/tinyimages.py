@@ -16,7 +16,7 @@ PLACES = ("tiny_images.bin", "unlabeled32/tiny_images.bin")
 
 
 def tinyimages(request: Request) -> ImageStore:
-    """The records of tiny_images.bin, or of any file in its layout, as a store.
+    """The records of tiny_images.bin (given itself or by its folder), or of any file in its layout, as a store.
 
     Raises:
         ValueError: no such file (and why it can't be downloaded), cut off, or asked for as labelled data.
@@ -24,7 +24,8 @@ def tinyimages(request: Request) -> ImageStore:
     if request.split != "unlabeled":
         kind = NoSuchSplit if request.split == "test" else ValueError
         raise kind(f"{request.spec} has no labels; expected a labelled set, or give it as --unlabeled {request.spec}")
-    places = [user_path(request.option)] if request.option else [request.data_dir / place for place in PLACES]
+    given = user_path(request.option) if request.option else request.data_dir
+    places = [given / place for place in PLACES] if given.is_dir() or not request.option else [given]
     path = next((place for place in places if place.is_file()), None)
     if path is None:
         raise ValueError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
 from pathlib import Path
 
 from swwae_zoo.data.split_names import split_folders
@@ -72,15 +72,20 @@ class Tree:
     def files(self, tops: Sequence[Path]) -> list[list[Path]]:
         """For each of the folders `tops`, the wanted files at or below it, sorted."""
         found: list[list[Path]] = [[] for _ in tops]
+        for turn, file in self.each(tops):
+            found[turn].append(file)
+        return [sorted(each, key=lambda path: path.parts) for each in found]
+
+    def each(self, tops: Sequence[Path]) -> Iterator[tuple[int, Path]]:
+        """The same files one by one, with the position of their top: folder by folder, those of one folder sorted."""
         links = [(turn, top) for turn, top in enumerate(tops) if top.is_symlink()]
         real = [(turn, top) for turn, top in enumerate(tops) if not top.is_symlink()]
         self._walked |= {_key(top) for _, top in real}
         for turn, top in real:
-            self._walk(top, found[turn], turn, links)
+            yield from self._walk(top, turn, links)
         for turn, link in links:  # grows while it is gone through
             if self._may_follow(link):
-                self._walk(link, found[turn], turn, links)
-        return [sorted(each, key=lambda path: path.parts) for each in found]
+                yield from self._walk(link, turn, links)
 
     def warnings(self, spec: str) -> list[str]:
         """What a user should look at, a line each."""
@@ -108,7 +113,7 @@ class Tree:
             notes.append(f"{spec}: {self.other_kinds.total():,} files of other kinds left out ({kinds}{more})")
         return notes
 
-    def _walk(self, top: Path, found: list[Path], turn: int, links: list[tuple[int, Path]]) -> None:
+    def _walk(self, top: Path, turn: int, links: list[tuple[int, Path]]) -> Iterator[tuple[int, Path]]:
         waiting = [top]
         while waiting:
             folder = waiting.pop()
@@ -117,6 +122,7 @@ class Tree:
             splits = split_folders(folders) if self._by_folder else {}
             aside = {path for split, path in splits.items() if split != "train"}
             self._hold_out(aside)
+            below = []
             for path in folders:
                 if path in aside or is_run(path):
                     continue
@@ -124,10 +130,11 @@ class Tree:
                     links.append((turn, path))
                 elif not self._is_held_out(path) and _key(path) not in self._walked:
                     self._walked.add(_key(path))
-                    waiting.append(path)
+                    below.append(path)
+            waiting += reversed(below)
             for entry in entries:
-                if not _is_folder(entry):
-                    self._take(entry, found)
+                if not _is_folder(entry) and self._is_wanted(entry):
+                    yield turn, Path(entry)
 
     def _hold_out(self, folders: Iterable[Path]) -> None:
         for folder in sorted(folders):
@@ -135,12 +142,12 @@ class Tree:
                 self._held_out.append(_real(folder))
                 self.passed_over.append(folder)
 
-    def _take(self, entry: os.DirEntry[str], found: list[Path]) -> None:
+    def _is_wanted(self, entry: os.DirEntry[str]) -> bool:
         path = Path(entry)
         if path.suffix.lower() not in self._suffixes:
             self.other_kinds[path.suffix.lower() or "without a suffix"] += 1
         elif entry.is_file(follow_symlinks=False):
-            found.append(path)
+            return True
         elif not entry.is_symlink() or (path.exists() and not path.is_file()):
             self.special.append(path)
         elif self._is_held_out(path):
@@ -148,7 +155,8 @@ class Tree:
         else:  # one that leads nowhere is read, and found to be bad, like any other
             if path.exists() and not _real(path).is_relative_to(self._root):
                 self.outside.append(path)
-            found.append(path)
+            return True
+        return False
 
     def _may_follow(self, link: Path) -> bool:
         key = _key(link)

@@ -17,7 +17,14 @@ from typing import Any
 import timm
 import torch
 from safetensors import SafetensorError
-from timm.models import build_model_with_cfg, generate_default_cfgs, get_pretrained_cfg, load_checkpoint, register_model
+from timm.models import (
+    build_model_with_cfg,
+    generate_default_cfgs,
+    get_pretrained_cfg,
+    load_checkpoint,
+    load_state_dict,
+    register_model,
+)
 from timm.models._builder import resolve_pretrained_cfg
 from timm.models._input import get_model_args
 from torch import Tensor, nn
@@ -133,8 +140,14 @@ def _check_numbers(in_chans: Any, num_classes: Any, img_size: Any) -> None:
         raise ValueError(f"img_size: got {img_size!r}, expected the side of the images or (height, width)")
 
 
-def load_backbone(model: WrappedSWWAE, path: str | Path) -> None:
+def load_backbone(model: WrappedSWWAE, path: str | Path) -> bool:
     """Loads a file of the plain backbone's weights as timm reads it: safetensors, or a pickle with weights_only=True.
+
+    A classifier of another number of classes is left out, as timm does, and the model's own starts at zero: its first
+    guesses are even, and its first gradients leave what the backbone has learnt alone.
+
+    Returns:
+        Whether the classifier was taken too.
 
     Raises:
         ValueError: it can't be read, or is another backbone's.
@@ -142,11 +155,37 @@ def load_backbone(model: WrappedSWWAE, path: str | Path) -> None:
     if not Path(path).is_file():
         raise FileNotFoundError(errno.ENOENT, "no such file", str(path))
     try:
-        load_checkpoint(model.backbone, str(path))
+        if Path(path).suffix.lower() in (".npz", ".npy"):  # which each model of timm's reads in its own way
+            load_checkpoint(model.backbone, str(path))
+            return True
+        filtered = load_state_dict(str(path), use_ema=True, device="cpu", weights_only=True)
+        own = model.backbone.state_dict()
+        named = model.backbone.pretrained_cfg.get("classifier") if model.is_timm else None
+        heads = (named,) if isinstance(named, str) else tuple(named or ())
+        fits = True
+        for key in [key for key in filtered if key.rpartition(".")[0] in heads]:
+            if key in own and own[key].shape != filtered[key].shape:
+                del filtered[key]
+                fits = False
+        missing, unexpected = model.backbone.load_state_dict(filtered, strict=False)
+        wrong = [*unexpected, *(key for key in missing if fits or key.rpartition(".")[0] not in heads)]
+        if wrong:
+            raise ValueError(f"{len(wrong)} of its tensors are others, the first is {wrong[0]}")
+        if not fits:
+            zero_classifier(model.backbone)
+        return fits
     except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
         raise ValueError(
             f"backbone_checkpoint: {path} can't be loaded into {model.name}: {' '.join(str(error).split()):.300}"
         ) from error
+
+
+def zero_classifier(backbone: Any) -> None:
+    """Sets weights and biases of a timm model's classifier to zero."""
+    found = backbone.get_classifier()
+    for module in found if isinstance(found, (tuple, list, nn.ModuleList)) else (found,):
+        for parameter in module.parameters():
+            nn.init.zeros_(parameter)
 
 
 # --- modules given as objects -------------------------------------------------------------------------
@@ -430,6 +469,8 @@ def swwae_wrap(pretrained: bool = False, **kwargs: Any) -> SWWAE:
         from_timm = (backbone_pretrained or pretrained) and not is_saved and not whole
         backbone = _create_backbone(name, from_timm, img_size, cache_dir, kwargs)
         base = dict(backbone.pretrained_cfg)
+        if from_timm and backbone.num_classes not in (0, base.get("num_classes")):  # timm has left it as it was drawn
+            zero_classifier(backbone)
         size = pair_of(img_size) if img_size is not None else pair_of(base["input_size"][1:])
         in_chans = kwargs.get("in_chans", base["input_size"][0])
         wrapped = build(backbone, name, options, in_chans, None, size)

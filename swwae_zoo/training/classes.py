@@ -1,4 +1,4 @@
-"""Where a labelled set meets a trained net: its classes are matched by their names, not by their positions."""
+"""Where classes meet a trained net: they are matched by their names, not by their positions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from swwae_zoo.models._base import SWWAE
 from swwae_zoo.utils.text import printable
 
-__all__ = ["labels_for"]
+__all__ = ["labels_for", "rows_by_name"]
 
 SHOWN = 10  # names in a message
 
@@ -55,6 +55,19 @@ def labels_for(model: SWWAE, labels: Tensor, class_names: Sequence[str], data: s
             )
         table[label] = places[name]
     return table.to(labels.device)[labels]
+
+
+def rows_by_name(known: Sequence[str], wanted: Sequence[str]) -> list[int | None] | None:
+    """For each wanted class its position among the known ones, None where it is new: `["b", "c"]` of `["a", "b"]` is
+    `[1, None]`.
+
+    Returns:
+        None where either's names say nothing (see `labels_for`), so that only positions are left to go by.
+    """
+    if not known or not wanted or _are_numbers(known) or _are_numbers(wanted):
+        return None
+    places = {name: place for place, name in reversed(list(enumerate(known)))}
+    return [places.get(name) for name in wanted]
 
 
 def _are_numbers(names: Sequence[str]) -> bool:

@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 import swwae_zoo
 from swwae_zoo.utils.text import printable
 
-from . import bench, predict, pull, push, recipes, reconstruct, reproduce, show, train
+from . import bench, export, predict, pull, push, recipes, reconstruct, report, reproduce, show, train, tune
 from . import eval as eval_command
 from . import list as list_command
 
@@ -115,8 +115,11 @@ def options(
 
 app.command("train")(train.train)
 app.command("predict")(predict.predict)
+app.command("tune")(tune.tune)
 app.command("eval")(eval_command.evaluate)
 app.command("reconstruct")(reconstruct.reconstruct)
+app.command("report")(report.report)
+app.command("export")(export.export)
 app.command("list")(list_command.list_models)
 app.command("show")(show.show)
 app.command("recipes")(recipes.recipes)

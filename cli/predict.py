@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -57,7 +57,7 @@ def predict(
     top = min(top, max(1, trained.model.num_classes))
     with ExitStack() as stack:
         write = stack.enter_context(write_csv(csv, top)) if csv is not None else None
-        show, end = _lines_of_json() if as_json else _table(trained.label_names, top, files.paths)
+        show, end = _lines_of_json() if as_json else _table(trained.label_names, top)
         rows = predict_files(
             trained, files, top=top, batch_size=batch_size, amp=amp, bad_images=bad_images, skipped=skip
         )
@@ -95,7 +95,7 @@ def _lines_of_json() -> tuple[Callable[[Any], None], Callable[[], None]]:
     return show, lambda: typer.echo("\n]")
 
 
-def _table(names: Sequence[str], top: int, paths: Iterable[Path]) -> tuple[Callable[[Any], None], Callable[[], None]]:
+def _table(names: Sequence[str], top: int) -> tuple[Callable[[Any], None], Callable[[], None]]:
     """Shows rows in columns as wide as the terminal, or with tabs between them for other programs."""
     if not sys.stdout.isatty():
         return lambda row: typer.echo(

@@ -56,6 +56,7 @@ def train(
     """
     overrides = {key.name: value_of(key, given[key.name]) for key in fields(config.RunConfig)}
 
+    from swwae_zoo.publish.report import Pages
     from swwae_zoo.training.rounds import summary, train_rounds
     from swwae_zoo.training.settings import settings
 
@@ -71,7 +72,7 @@ def train(
         resume=resume,
         force=force,
     )
-    results = train_rounds(run, resume=resume, force=force, notes=notes)
+    results = train_rounds(run, resume=resume, force=force, notes=notes, observe=Pages())
     if as_json and results:  # only rank 0 has results
         typer.echo(json.dumps(results))
     elif results:

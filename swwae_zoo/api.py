@@ -87,6 +87,6 @@ def train(
         resume=resume,
         force=force,
     )
-    results = train_rounds(config, resume=resume, force=force, notes=notes)
+    results = train_rounds(config, resume=resume, force=force, notes=notes, observe=report.Pages())
     out = out_of(config)
     return Run(out, results, best_run(out, results))

@@ -4,10 +4,12 @@ from swwae_zoo.config.fields import ModelArg, expected, flags, toml_line
 from swwae_zoo.config.recipes import default_recipe, read_recipe, recipe_names, recipe_title, to_toml
 from swwae_zoo.config.schema import (
     GROUPS,
+    MAY_CHANGE_ON_RESUME,
     SCHEMA,
     RunConfig,
     check_two_views,
     fallbacks,
+    fixed_keys,
     lambdas,
     merge,
     parse_model_arg,
@@ -18,6 +20,7 @@ from swwae_zoo.config.schema import (
 
 __all__ = [
     "GROUPS",
+    "MAY_CHANGE_ON_RESUME",
     "SCHEMA",
     "ModelArg",
     "RunConfig",
@@ -25,6 +28,7 @@ __all__ = [
     "default_recipe",
     "expected",
     "fallbacks",
+    "fixed_keys",
     "flags",
     "lambdas",
     "merge",

@@ -63,16 +63,30 @@ def default_recipe(model: str) -> str | None:
     return name if name in recipe_names() else None
 
 
-def to_toml(config: RunConfig) -> str:
-    """Writes a complete recipe, every key in it; `read_recipe` of it gives an equal configuration."""
+def to_toml(config: RunConfig, complete: bool = True) -> str:
+    """Writes a recipe; `read_recipe` of it gives an equal configuration.
+
+    Args:
+        complete: every key; else the model, the data, and what differs from the defaults, as packaged recipes do.
+    """
     lines = [
         toml_comment(f"{config.model} on {config.data}, {config.num_labels or 'all'} labels"),
         f"schema = {SCHEMA}",
     ]
-    tables = [key.name for key in fields(config) if isinstance(getattr(config, key.name), dict)]
+    plain = RunConfig(steps=config.steps, epochs=config.epochs)
+    said = [
+        key
+        for key in fields(config)
+        if complete
+        or key.name in ("model", "data")
+        or getattr(config, key.name) != key.default
+        and (key.name in ("steps", "epochs") or getattr(config, key.name) != getattr(plain, key.name))
+    ]
+    tables = [key.name for key in said if isinstance(getattr(config, key.name), dict)]
     for group in GROUPS:
-        names = [key.name for key in fields(config) if key.metadata["group"] == group and key.name not in tables]
-        lines += ["", f"# {group}", *(toml_line(name, getattr(config, name)) for name in names)]
+        names = [key.name for key in said if key.metadata["group"] == group and key.name not in tables]
+        if names:
+            lines += ["", f"# {group}", *(toml_line(name, getattr(config, name)) for name in names)]
     for table in tables:  # last: every line below a table's head belongs to it
         lines += ["", f"[{table}]", *(toml_line(name, value) for name, value in getattr(config, table).items())]
     return "\n".join(lines) + "\n"

@@ -14,10 +14,12 @@ from swwae_zoo.config.fields import ModelArg, checked, convert, option
 
 __all__ = [
     "GROUPS",
+    "MAY_CHANGE_ON_RESUME",
     "SCHEMA",
     "RunConfig",
     "check_two_views",
     "fallbacks",
+    "fixed_keys",
     "lambdas",
     "merge",
     "parse_model_arg",
@@ -26,6 +28,9 @@ __all__ = [
     "without_lambdas",
 ]
 
+MAY_CHANGE_ON_RESUME = (
+    "out", "device", "data_dir", "eval_every", "save_every", "log_every", "rounds", "twin", "track"
+)  # fmt: skip
 GROUPS = ("Model", "Data", "Views", "Loss", "Training", "Machine", "Run")
 SCHEMA = 1  # of the keys and their defaults: recipes state what differs from them, so neither changes without it
 _SIZE = re.compile(r"(\d{1,5})x(\d{1,5})", re.ASCII)
@@ -47,7 +52,9 @@ class RunConfig:
         "Model", {}, "KEY=VALUE for timm.create_model; may be repeated.", flags=("--model-arg",)
     )
 
-    data: str = option("Data", "digits", "Labelled data: digits, mnist, svhn, cifar10, folder:PATH, ...", required=True)
+    data: str = option(
+        "Data", "digits", "Labelled data: digits, mnist, cifar10, folder:PATH, hf:ORG/NAME, ...", required=True
+    )
     data_dir: str = option("Data", "", "Where data sets lie (else SWWAE_DATA, else ~/.cache/swwae_zoo).")
     num_labels: int = option(
         "Data", 0, "Labelled images, class-balanced, drawn by the seed; 0 = all.",
@@ -192,6 +199,10 @@ class RunConfig:
     log_every: int = option(
         "Run", 0, "Steps between lines of metrics.jsonl; 0 = fifty in a round.", minimum=0, at_length=0
     )
+    track: str = option(
+        "Run", "none", "Record losses, errors and pictures there as well.",
+        choices=("none", "tensorboard", "trackio", "wandb"),
+    )  # fmt: skip
     out: str = option("Run", "", "Run directory (else runs/MODEL-DATA-LABELS).")
 
     def __post_init__(self) -> None:
@@ -274,6 +285,11 @@ def lambdas(config: RunConfig) -> dict[str, Any]:
         key.name.removeprefix("lambda_"): getattr(config, key.name) for key in fields(config) if _is_lambda(key.name)
     }
     return {**own, **config.lambda_other}
+
+
+def fixed_keys(config: RunConfig) -> dict[str, Any]:
+    """The keys and values that a resumed run must have as it began, or its result would be of no recipe at all."""
+    return {key.name: getattr(config, key.name) for key in fields(config) if key.name not in MAY_CHANGE_ON_RESUME}
 
 
 def without_lambdas(config: RunConfig) -> RunConfig:

@@ -3,6 +3,7 @@
 from swwae_zoo.data.bounds import physical_memory
 from swwae_zoo.data.load import LOADERS, data_folder, load_images
 from swwae_zoo.data.loader import StreamedImages, images_on
+from swwae_zoo.data.readers.hf import pinned, unpinned
 from swwae_zoo.data.sampler import IndexStream
 from swwae_zoo.data.seeds import seeded
 from swwae_zoo.data.splits import SplitRequest, Splits, make_splits
@@ -32,5 +33,7 @@ __all__ = [
     "load_images",
     "make_splits",
     "physical_memory",
+    "pinned",
     "seeded",
+    "unpinned",
 ]

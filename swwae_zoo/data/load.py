@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from swwae_zoo.data.readers.folders import folder
+from swwae_zoo.data.readers.hf import FORM, hf
 from swwae_zoo.data.readers.npz import npz
 from swwae_zoo.data.readers.parquet import parquet
 from swwae_zoo.data.readers.sources import SOURCES
@@ -21,14 +22,14 @@ from swwae_zoo.utils.text import printable
 logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "test", "unlabeled")
-_OWN = ("folder", "npz", "parquet")  # sets of a user's own, which may have validation images
+_OWN = ("folder", "npz", "parquet", "hf")  # sets of a user's own, which may have validation images
 BAD_IMAGES = ("refuse", "skip")
 _LONGEST = 3000  # characters of a message: a path has up to 4,096, but its middle may be left out
 # A new data set is one more entry.
-LOADERS = {**SOURCES, "folder": folder, "npz": npz, "parquet": parquet, "tinyimages": tinyimages}
+LOADERS = {**SOURCES, "folder": folder, "npz": npz, "parquet": parquet, "hf": hf, "tinyimages": tinyimages}
 FORMS = {
     "svhn": "svhn[:extra]", "stl10": "stl10[:fold=K]", "folder": "folder:PATH", "npz": "npz:PATH",
-    "parquet": "parquet:PATH", "tinyimages": "tinyimages[:PATH]",
+    "parquet": "parquet:PATH", "hf": FORM, "tinyimages": "tinyimages[:PATH]",
 }  # fmt: skip
 
 
@@ -46,7 +47,7 @@ def load_images(
 
     Args:
         spec: digits, mnist, fashion_mnist, svhn[:extra], stl10[:fold=K], cifar10, cifar100, folder:PATH, npz:PATH,
-            parquet:PATH or tinyimages[:PATH].
+            parquet:PATH, hf:ORG/NAME[@REVISION][:CONFIG] or tinyimages[:PATH].
         split: "train", "val", "test" or "unlabeled" (stl10's own unlabelled part, any image of a folder, else the
             training images; labels are None).
         data_dir: where the published files are, or are downloaded to; else the environment's SWWAE_DATA, else

@@ -33,6 +33,7 @@ class StreamedImages(Images):
         self.source, self.device, self.ahead = source, torch.device(device), ahead
         labels = None if source.labels is None else source.labels.to(self.device)
         super().__init__(source.name, labels, source.class_names)
+        self.files = source.files
         self._pool = ThreadPoolExecutor(threads or min(4, os.cpu_count() or 1), thread_name_prefix="swwae-read")
         self._stream: IndexStream | None = None
         self._part = slice(None)

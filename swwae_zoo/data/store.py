@@ -84,6 +84,7 @@ class ImageStore(Images):
         before = self._left_out + np.arange(len(self._left_out))
         records = np.union1d(before, self._positions(index).numpy())
         other._left_out = records - np.arange(len(records))
+        other.files = ()
         if self.labels is not None:
             other.labels = self.labels[complement(index, self.count)]
         return other

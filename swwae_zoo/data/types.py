@@ -29,9 +29,11 @@ class Images(ABC):
         labels: `(count,)` int64, `0 .. len(class_names) - 1`, or None.
         class_names: one name a class, in the order of the labels.
         notes: what a user should know was done when the set was read, a line each.
+        files: names of the files that the images were read from, in their order; empty where that is not known.
     """
 
     notes: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
 
     def __init__(self, name: str, labels: Tensor | None, class_names: tuple[str, ...]):
         self.name, self.labels, self.class_names = name, labels, class_names
@@ -98,7 +100,9 @@ class Images(ABC):
     def select(self, index: Tensor) -> ImageSet:
         """The images and labels at `index`, `(M,)`, in its order; a copy in memory."""
         images, labels = self.batch(index)
-        return ImageSet(self.name, images, labels, self.class_names)
+        chosen = ImageSet(self.name, images, labels, self.class_names)
+        chosen.files = tuple(self.files[place] for place in index.tolist()) if self.files else ()
+        return chosen
 
     def unlabelled(self) -> Images:
         """The same images (shared, not copied) without their labels."""

@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from swwae_zoo.config import RunConfig, lambdas
-from swwae_zoo.training.rounds import MAY_CHANGE_ON_RESUME, runs_of, train_rounds
+from swwae_zoo.config import MAY_CHANGE_ON_RESUME, RunConfig, lambdas
+from swwae_zoo.training.rounds import runs_of, train_rounds
 from swwae_zoo.training.run_directory import RunDirectory
 from swwae_zoo.utils.files import atomic_write
 

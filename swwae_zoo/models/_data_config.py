@@ -15,7 +15,7 @@ from torch import nn
 from swwae_zoo.data.transforms import CONTRASTS, MIN_PADDABLE
 from swwae_zoo.hub.errors import HubError
 
-__all__ = ["contrast_of", "describe_training_data", "set_contrast"]
+__all__ = ["contrast_of", "describe_training_data", "set_contrast", "stored_size"]
 
 CONTRAST_NOTE = "contrast="
 CONTRAST_REMARK = "don't normalise each image's contrast"
@@ -94,6 +94,20 @@ def set_contrast(cfg: dict[str, Any], contrast: str) -> None:
     notes = cfg.get("notes") or ()
     others = [n for n in ([notes] if isinstance(notes, str) else notes) if not n.startswith(CONTRAST_NOTE)]
     cfg["notes"] = [*([CONTRAST_NOTE + contrast] if contrast != "none" else []), *others]
+
+
+def stored_size(cfg: Mapping[str, Any], size: tuple[int, int]) -> tuple[int, int]:
+    """(H, W) of the images that the net was trained on, as they were before they were fitted to its input.
+
+    Where they were resized nothing says from what: then the input's own size.
+
+    Args:
+        cfg: a model's pretrained_cfg.
+        size: (H, W) of its input.
+    """
+    if cfg.get("crop_mode") != "border":
+        return size
+    return (math.floor(size[0] / cfg["crop_pct"]), math.floor(size[1] / cfg["crop_pct"]))
 
 
 def _border(stored: tuple[int, ...], size: tuple[int, int]) -> float:

@@ -16,7 +16,7 @@ from swwae_zoo.utils.files import user_path
 from swwae_zoo.utils.json_files import read_json
 from swwae_zoo.utils.text import printable
 
-__all__ = ["Figure", "TrainedRun", "find_run", "find_source"]
+__all__ = ["Figure", "TrainedRun", "find_run", "find_source", "read_provenance", "read_result"]
 
 # Keys of result.json that are numbers, or null where nothing was measured.
 FIGURES = ("steps", "seconds", "val_error", "best_val_error", "best_step", "test_error", "test_rec", "seed")
@@ -118,7 +118,7 @@ def find_run(run: str | Path, weights: str | None = None) -> TrainedRun:
         raise ValueError(f"{printable(run)} holds no run: expected the folder that `swwae train` wrote")
     folder, config = found.folder, found.config
     home = Path(os.path.abspath(folder)).parent
-    result = _numbers(home / "result.json")
+    result = read_result(home / "result.json")
     if not result:
         raise ValueError(
             f"{printable(home)} is not finished (it has no result.json): "
@@ -127,12 +127,12 @@ def find_run(run: str | Path, weights: str | None = None) -> TrainedRun:
     above = home.parent
     among = _json(above / "results.json", list) or [] if home.name.startswith("seed") else []
     for entry in among:
-        _check_numbers(entry, above / "results.json")
+        _checkread_result(entry, above / "results.json")
     is_twin = home.name.endswith("-twin")
     known = any(entry.get("seed") == config.seed and bool(entry.get("twin")) == is_twin for entry in among)
     recipe = read_recipe(above / "config.toml") if known and (above / "config.toml").is_file() else config
     results = among if known else [{**result, "seed": config.seed, "twin": is_twin}]
-    return TrainedRun(folder, home, config, recipe, _provenance(home / "run.json"), result, results, is_twin)
+    return TrainedRun(folder, home, config, recipe, read_provenance(home / "run.json"), result, results, is_twin)
 
 
 def _chosen(rounds: Sequence[Path]) -> Path:
@@ -141,7 +141,7 @@ def _chosen(rounds: Sequence[Path]) -> Path:
         raise ValueError(
             f"{rounds[0].parent} has no finished round: go on with `swwae train --resume --out {rounds[0].parent}`"
         )
-    errors = [(_numbers(home / "result.json") or {}).get("val_error") for home in finished]
+    errors = [(read_result(home / "result.json") or {}).get("val_error") for home in finished]
     known = [error for error in errors if error is not None]
     return finished[errors.index(min(known))] if len(known) == len(errors) else finished[0]
 
@@ -150,13 +150,13 @@ def _json(path: Path, kind: type = dict) -> Any:
     return read_json(path, kind, "`swwae train` writes it; take the run from a copy, or train it again")
 
 
-def _numbers(path: Path) -> dict[str, Any] | None:
+def read_result(path: Path) -> dict[str, Any] | None:
     """result.json, whose figures are numbers or null."""
     content = _json(path)
-    return None if content is None else _check_numbers(content, path)
+    return None if content is None else _checkread_result(content, path)
 
 
-def _check_numbers(content: dict[str, Any], path: Path) -> dict[str, Any]:
+def _checkread_result(content: dict[str, Any], path: Path) -> dict[str, Any]:
     for key in FIGURES:
         value = content.get(key)
         if value is not None and (type(value) not in (int, float) or not math.isfinite(value)):
@@ -167,10 +167,12 @@ def _check_numbers(content: dict[str, Any], path: Path) -> dict[str, Any]:
     return content
 
 
-def _provenance(path: Path) -> dict[str, Any]:
+def read_provenance(path: Path) -> dict[str, Any]:
     """run.json: its tables are tables, and what is in them is printable."""
     content = _json(path) or {}
-    found: dict[str, Any] = {"commit": content.get("commit") and printable(content["commit"], 100)}
+    found: dict[str, Any] = {
+        key: content.get(key) and printable(content[key], limit) for key, limit in (("commit", 100), ("command", 4000))
+    }
     for key in ("versions", "machine"):
         table = content.get(key) or {}
         if not isinstance(table, dict):

@@ -8,15 +8,15 @@ import shlex
 import statistics
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from swwae_zoo.config import RunConfig, read_recipe, without_lambdas
-from swwae_zoo.data import Splits
+from swwae_zoo.config import RunConfig, fixed_keys, read_recipe, without_lambdas
+from swwae_zoo.data import Splits, pinned, unpinned
 from swwae_zoo.models import build_meta
 from swwae_zoo.models import swwae as _registers_the_models  # noqa: F401
 from swwae_zoo.optim.optimizer import create_optimizer
@@ -28,7 +28,8 @@ from swwae_zoo.training.progress import Progress
 from swwae_zoo.training.run_directory import Elsewhere, RunDirectory
 from swwae_zoo.training.signals import Interrupt
 from swwae_zoo.training.start import next_steps, start_block
-from swwae_zoo.training.trainer import Trainer, lambdas_of, view_of
+from swwae_zoo.training.track import check_service
+from swwae_zoo.training.trainer import Observer, Trainer, lambdas_of, view_of
 from swwae_zoo.utils.distributed import World, connected
 from swwae_zoo.utils.files import user_path
 from swwae_zoo.utils.precision import Autocast
@@ -45,6 +46,7 @@ def train_rounds(
     force: bool = False,
     notes: Sequence[str] = (),
     progress: Progress | None = None,
+    observe: Observer | None = None,
 ) -> list[dict[str, Any]]:
     """Run every round of ``config`` and write each to its own folder under ``config.out``.
 
@@ -57,6 +59,7 @@ def train_rounds(
         force: start over in a folder that already holds a run.
         notes: lines to be said when the run begins.
         progress: told what happens; on standard error by default.
+        observe: see `Trainer`; such as `swwae_zoo.publish.report.Pages()`, which writes report.html.
 
     Returns:
         In rank 0 one dict a run, in other processes none: "seed", "twin", "val_error", "test_error" (%, None without
@@ -71,7 +74,7 @@ def train_rounds(
     with Interrupt(patient=world.launched) as interrupt, connected(world, device), ExitStack() as stack:
         progress = progress or Progress(quiet=not world.first)
         interrupt.tell = progress.acknowledge
-        results = _train_rounds(config, resume, force, world, device, interrupt, notes, stack, progress)
+        results = _train_rounds(config, resume, force, world, device, interrupt, notes, stack, progress, observe)
     return results if world.first else []
 
 
@@ -85,12 +88,14 @@ def _train_rounds(
     notes: Sequence[str],
     stack: ExitStack,
     progress: Progress,
+    observe: Observer | None,
 ) -> list[dict[str, Any]]:
+    check_service(config.track)
     check_before_data(config, device)
     out = out_of(config)
     if world.restarts and RunDirectory.begun_by(out, world.job):  # the launcher's command line is that of the start
         resume, force = True, False
-    config = replace(config, out=str(out))
+    config = pinned_data(replace(config, out=str(out)), out, resume, world)
     config = as_begun(config, out) if resume else with_size(config)
     shape = input_shape(config)
     if resume and world.first:
@@ -123,9 +128,9 @@ def _train_rounds(
         model = build_model(
             run, splits.num_classes, world, splits.labeled.class_names, progress.say, weights=not goes_on
         )
-        trainer = Trainer(run, model, splits, directory, device, progress, world)
+        trainer = Trainer(run, model, splits, directory, device, progress, world, observe)
         if not results:  # all that can be wrong with the input is known by now
-            root.begin(config, world.job)
+            root.begin(config, world.job, {"data": what_was_read(splits)})
             for note in notes:
                 progress.say(note)
             precision = str(trainer.autocast.dtype or torch.float32).removeprefix("torch.")
@@ -137,7 +142,9 @@ def _train_rounds(
             interrupt.advice = f"go on with: swwae train --resume --out {shlex.quote(str(out))}"
         if directory is not root:
             directory.begin(run)
+        directory.track(run)
         results.append({**trainer.run(interrupt), "seed": seed, "twin": twin})
+        directory.end_tracking()
         del trainer  # its model and optimiser make room for the next
         if directory is not root:
             root.write_json("results.json", results)
@@ -181,6 +188,30 @@ def check_before_data(config: RunConfig, device: torch.device) -> None:
         find_place(source, net_only=True)
 
 
+def pinned_data(config: RunConfig, out: Path, resume: bool, world: World) -> RunConfig:
+    """The recipe with the commit of each data set of the Hub; a resumed run keeps those that it began with."""
+
+    def resolve() -> dict[str, str]:
+        begun = read_recipe(out / "config.toml") if resume and (out / "config.toml").is_file() else None
+        found = {}
+        for key in ("data", "unlabeled"):
+            now, was = getattr(config, key), getattr(begun, key, "")
+            found[key] = was if was and unpinned(was) == now else pinned(now)
+        return found
+
+    return replace(config, **world.from_first(resolve))
+
+
+def what_was_read(splits: Splits) -> dict[str, dict[str, Any]]:
+    """Source, number and fingerprint of each part of the data, by which a later run can be compared."""
+    parts = {name: getattr(splits, name) for name in ("labeled", "unlabeled", "val", "test")}
+    return {
+        name: {"source": images.name, "images": images.count, "fingerprint": images.fingerprint()}
+        for name, images in parts.items()
+        if images is not None
+    }
+
+
 def runs_of(config: RunConfig) -> list[tuple[RunConfig, bool]]:
     """The recipe of each single run, and whether it is a twin: the same seeds and labels, every lambda but
     lambda_nll 0, and so the plain convnet."""
@@ -204,9 +235,6 @@ def as_begun(config: RunConfig, out: Path) -> RunConfig:
     return replace(config, steps=before.steps) if config.steps < 0 and not before.epochs else config
 
 
-MAY_CHANGE_ON_RESUME = {"out", "device", "data_dir", "eval_every", "save_every", "log_every", "rounds", "twin"}
-
-
 def check_same_run(config: RunConfig, out: Path) -> None:
     """A resumed run must go on as it began, or its result would be of no recipe at all.
 
@@ -216,11 +244,10 @@ def check_same_run(config: RunConfig, out: Path) -> None:
     if not (out / "config.toml").exists():
         raise ValueError(f"{out} holds no run to resume: leave --resume out, or give the run's --out")
     before = read_recipe(out / "config.toml")
-    for key in fields(config):
-        was, now = getattr(before, key.name), getattr(config, key.name)
-        if was != now and key.name not in MAY_CHANGE_ON_RESUME:
+    for (name, was), now in zip(fixed_keys(before).items(), fixed_keys(config).values(), strict=True):
+        if was != now:
             raise ValueError(
-                f"{out} was begun with {key.name} = {was!r}, got {now!r}: resume without it, or give another --out"
+                f"{out} was begun with {name} = {was!r}, got {now!r}: resume without it, or give another --out"
             )
     if (len(runs_of(before)) > 1) != (len(runs_of(config)) > 1):
         raise ValueError(

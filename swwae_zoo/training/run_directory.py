@@ -5,12 +5,14 @@
     metrics.jsonl     one JSON object a line: losses as they come, errors at each evaluation
     last/, best/      model.safetensors + config.json: timm.create_model("local-dir:DIR/last", pretrained=True)
     checkpoint.pt     everything `--resume` needs
+    track.json        how far a tracking service has been told (`--track`)
     result.json       errors of the last model; present once the run is finished
+    report.html       a page with all of it, refreshed at each evaluation
 
 Several rounds, or a round and its twin, lie below as seed0/, seed0-twin/, ..., with all results in results.json.
 
-Every file is written atomically: a kill at any moment leaves the old file or the new one. Checkpoint and weights carry
-their checksum. One process at a time writes here.
+Every file is written atomically: a kill at any moment leaves the old file or the new one. Checkpoint, weights, the
+tables of the JSON files and the lines of metrics.jsonl carry their checksum. One process at a time writes here.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ import json
 import os
 import re
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +31,10 @@ from timm.models._hub import save_config_for_hf
 from torch import nn
 
 from swwae_zoo.config import RunConfig, to_toml
+from swwae_zoo.training.track import Tracker, open_tracker
 from swwae_zoo.utils.checksums import is_sealed_zip, save_sealed, seal_zip
 from swwae_zoo.utils.files import atomic_write, user_path
-from swwae_zoo.utils.json_files import read_json
+from swwae_zoo.utils.json_files import read_json, sealed_line, unsealed, write_json
 from swwae_zoo.utils.provenance import provenance
 
 try:
@@ -48,7 +52,9 @@ FILES = (
     "curves.png",
     "reconstructions.png",
     "views.png",
+    "report.html",
     "run.json",
+    "track.json",
     *(f"{folder}/{name}" for folder in ("last", "best") for name in ("model.safetensors", "config.json")),
     ".writer",
     "config.toml",
@@ -70,6 +76,7 @@ class RunDirectory:
     def __init__(self, path: str | Path, resume: bool = False, force: bool = False):
         self.path, self.resume, self.force = user_path(path), resume, force
         self._held: int | None = None
+        self._tracker: Tracker | None = None
         if resume and force:
             raise ValueError("got --resume and --force: the one goes on with a run, the other drops it; choose one")
         if self.path.exists() and not self.path.is_dir():
@@ -83,11 +90,12 @@ class RunDirectory:
                 f"{self.path} already holds a run: --resume goes on with it, --force starts over, or give another --out"
             )
 
-    def begin(self, config: RunConfig, job: str = "") -> None:
+    def begin(self, config: RunConfig, job: str = "", facts: Mapping[str, Any] | None = None) -> None:
         """Make the folder, drop what an earlier run or a killed one left, and write config.toml and run.json.
 
         Args:
             job: the launch it belongs to, by which `begun_by` knows it again.
+            facts: what else run.json is to hold.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock()
@@ -99,7 +107,7 @@ class RunDirectory:
             partial.unlink(missing_ok=True)
         with atomic_write(self.path / "config.toml") as part:
             part.write_text(to_toml(config), encoding="utf-8")
-        begun, now = self.read_json("run.json"), provenance() | ({"job": job} if job else {})
+        begun, now = self.read_json("run.json"), provenance() | ({"job": job} if job else {}) | dict(facts or {})
         self.write_json("run.json", {**begun, "resumed": [*begun.get("resumed", []), now]} if begun else now)
 
     def _lock(self) -> None:
@@ -120,8 +128,23 @@ class RunDirectory:
             who = writer.read_text(encoding="utf-8")[:100] if writer.is_file() else "another process"
             raise ValueError(f"{self.path} is being written by {who}: wait for it, or give another --out") from None
 
+    def track(self, config: RunConfig) -> None:
+        """What is logged and drawn from now on goes to the recipe's tracking service too, after what it lacks.
+
+        Raises:
+            ValueError: the service cannot be used.
+        """
+        if config.track != "none" and not (self.path / "result.json").exists():
+            self._tracker = open_tracker(config.track, self.path, asdict(config))
+
+    def end_tracking(self) -> None:
+        if self._tracker is not None:
+            self._tracker.close()
+            self._tracker = None
+
     def release(self) -> None:
         """Lets others write here."""
+        self.end_tracking()
         if self._held is not None:
             (self.path / ".writer").unlink(missing_ok=True)
             os.close(self._held)
@@ -149,19 +172,25 @@ class RunDirectory:
         for folder in (*self._rounds(), self.path):
             for name in FILES:
                 (folder / name).unlink(missing_ok=True)
-            for emptied in (folder / "last", folder / "best", *([folder] if folder != self.path else [])):
+            for events in (folder / "tensorboard").glob("events.out.tfevents.*"):
+                events.unlink()
+            for emptied in (
+                folder / "last",
+                folder / "best",
+                folder / "tensorboard",
+                *([folder] if folder != self.path else []),
+            ):
                 if emptied.is_dir() and not any(emptied.iterdir()):
                     emptied.rmdir()
 
     def write_json(self, name: str, content: Any) -> None:
-        with atomic_write(self.path / name) as part:
-            part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        write_json(self.path / name, content)
 
     def read_json(self, name: str) -> dict[str, Any] | None:
         """The table in one of the run's files, or None where it is not there yet.
 
         Raises:
-            ValueError: it holds something else; one line with the file's name.
+            ValueError: it holds something else, or is not as it was written; one line with the file's name.
         """
         return read_json(self.path / name, dict, "restore the file, or start over with --force")
 
@@ -176,12 +205,14 @@ class RunDirectory:
         path = self.path / "metrics.jsonl"
         try:
             with open(path, "a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
+                file.write(sealed_line(record))
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(path)) from error
+        if self._tracker is not None:
+            self._tracker.log([record])
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl; one that a kill cut short is left out."""
+        """The lines of metrics.jsonl; one that a kill cut short, or that is not as it was written, is left out."""
         path = self.path / "metrics.jsonl"
         records = []
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
@@ -189,7 +220,8 @@ class RunDirectory:
                 record = json.loads(line)
             except (ValueError, RecursionError):
                 continue
-            if isinstance(record, dict) and isinstance(record.get("step"), int):
+            record = unsealed(record) if isinstance(record, dict) else None
+            if record is not None and isinstance(record.get("step"), int):
                 records.append(record)
         return records
 
@@ -197,7 +229,9 @@ class RunDirectory:
         """Forget lines behind ``step``: a resumed run writes them again."""
         kept = [line for line in self.metrics() if line.get("step", 0) <= step]
         with atomic_write(self.path / "metrics.jsonl") as part:
-            part.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+            part.write_text("".join(map(sealed_line, kept)), encoding="utf-8")
+        if self._tracker is not None:
+            self._tracker.log(kept)
 
     # --- models and checkpoints -------------------------------------------------------------------
 
@@ -243,6 +277,8 @@ class RunDirectory:
         """Write a picture: ``draw`` saves a PNG to the path it is given."""
         with atomic_write(self.path / name) as part:
             draw(part)
+        if self._tracker is not None:
+            self._tracker.picture(name, self.path / name)
 
 
 class Elsewhere(RunDirectory):
@@ -250,9 +286,12 @@ class Elsewhere(RunDirectory):
 
     def __init__(self, path: str | Path):
         self.path, self.resume = user_path(path), False
-        self._held = None
+        self._held, self._tracker = None, None
 
-    def begin(self, config: RunConfig, job: str = "") -> None:
+    def begin(self, config: RunConfig, job: str = "", facts: Mapping[str, Any] | None = None) -> None:
+        pass
+
+    def track(self, config: RunConfig) -> None:
         pass
 
     def write_json(self, name: str, content: Any) -> None:

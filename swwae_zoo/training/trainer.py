@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from swwae_zoo.config import RunConfig, check_two_views, lambdas
+from swwae_zoo.config import RunConfig, check_two_views, fixed_keys, lambdas
 from swwae_zoo.data import AUGMENT, STRONG, Images, IndexStream, Preprocess, RandomView, Splits, augmentation, seeded
 from swwae_zoo.layers.sync_batch_norm import with_sync_batch_norm
 from swwae_zoo.loss import TERMS, Lambdas, TermOptions
@@ -27,9 +27,13 @@ from swwae_zoo.training.progress import Progress
 from swwae_zoo.training.run_directory import RunDirectory
 from swwae_zoo.training.signals import Interrupt, Stopped
 from swwae_zoo.utils.distributed import Share, World
+from swwae_zoo.utils.json_files import digest_of
 from swwae_zoo.utils.precision import Autocast
+from swwae_zoo.utils.text import printable
 
-__all__ = ["Trainer", "lambdas_of", "view_of"]
+__all__ = ["Observer", "Trainer", "lambdas_of", "view_of"]
+
+Observer = Callable[["Trainer", bool], None]
 
 
 def lambdas_of(config: RunConfig) -> Lambdas:
@@ -79,6 +83,7 @@ class Trainer:
         device: where it runs.
         progress: told what happens.
         world: the processes that share the run; one alone by default.
+        observe: called in rank 0 after each evaluation, and at the end, with the trainer and whether it is the end.
 
     Raises:
         ValueError: batches with fewer images than processes, an optimiser timm does not know, lambdas that don't fit
@@ -95,7 +100,9 @@ class Trainer:
         device: torch.device,
         progress: Progress,
         world: World = World(),
+        observe: Observer | None = None,
     ):
+        self.observe = observe
         self.config, self.directory, self.device, self.progress = config, directory, device, progress
         self.world = world
         self.autocast = Autocast(config.amp, device)
@@ -232,11 +239,15 @@ class Trainer:
 
     # --- the loop -----------------------------------------------------------------------------------
 
-    def run(self, interrupt: Interrupt | None = None) -> dict[str, Any]:
+    def run(
+        self, interrupt: Interrupt | None = None, evaluated: Callable[[int, float], None] | None = None
+    ) -> dict[str, Any]:
         """Train to the end; gives the result that is also written to result.json.
 
         Args:
             interrupt: asked after every step; when it is true the state is saved and `Stopped` raised.
+            evaluated: called with the step and the validation error (%) after each evaluation; what it raises ends
+                the run. Where a checkpoint is due at the same step, it is saved before.
 
         Raises:
             ValueError: the loss is not finite any more; the last checkpoint before that is kept.
@@ -265,10 +276,14 @@ class Trainer:
                         self._log()
                     if self._is_due(self.eval_every):
                         self._evaluate_or_save()
+                        if self.step < self.steps:
+                            self._show(done=False)
                     stop = self.world.maximum(interrupt.signal_number)
                     if self._is_due(self.save_every) or stop:
                         self._save()
                     interrupt.check(f"stopped at step {self.step}, {self.directory.path} is saved", stop)
+                    if evaluated is not None and self.val_error is not None and self._is_due(self.eval_every):
+                        evaluated(self.step, self.val_error)
             return self._finish()
 
     def _draw_views(self) -> None:
@@ -338,6 +353,7 @@ class Trainer:
             "val_error": self.val_error,
             "best_error": self.best_error,
             "best_step": self.best_step,
+            "recipe": digest_of(fixed_keys(self.config)),
             "owes_evaluation": self._owes_evaluation,
             "images": self._image_counts,
             "labeled_images": self._labeled_images,
@@ -360,9 +376,14 @@ class Trainer:
             name: the checkpoint's, for errors.
 
         Raises:
-            ValueError: it is of another model, another optimiser or other data.
+            ValueError: it is of another recipe, another model, another optimiser or other data.
         """
         task = self.task
+        if state.get("recipe") != digest_of(fixed_keys(self.config)):
+            raise ValueError(
+                f"{name} was made with another recipe than config.toml says, which was changed or is damaged: restore "
+                "it, or start over with --force"
+            )
         try:
             task.load_checkpoint_state(state["state_dict"])
             if task.has_ema():
@@ -497,14 +518,26 @@ class Trainer:
             "test_rec": self._reconstruction_on(self.test) if reconstructs and self.test else None,
         }
         if reconstructs and self.world.first:
-            shown = self._prepare_eval((self.test or self.val or self.labeled).first(16))
+            shown = self.test or self.val or self.labeled
+            shown = self._prepare_eval(shown.read(figures.across_classes(shown.labels, shown.count)))
             self.directory.draw(
                 "reconstructions.png", lambda path: figures.draw_reconstructions(path, self.final_model, shown)
             )
         if self.world.first:
             self.directory.draw("curves.png", lambda path: figures.draw_curves(path, self.directory.metrics()))
         self.directory.write_json("result.json", result)
+        self._show(done=True)
         return result
+
+    def _show(self, done: bool) -> None:
+        """Shows the run to its observer, whose faults never stop a training."""
+        if self.observe is None or not self.world.first:
+            return
+        try:
+            self.observe(self, done)
+        except Exception as error:
+            self.progress.say(f"the page of the run was not written: {type(error).__name__}: {printable(error, 300)}")
+            self.observe = None
 
 
 def _random_state(device: torch.device) -> dict[str, torch.Tensor]:

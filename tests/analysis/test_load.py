@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from swwae_zoo.analysis.load import load
 from swwae_zoo.cli.main import app
 from swwae_zoo.data import load_images
+from swwae_zoo.utils.json_files import read_json
 
 NET = "notation=(4)3c-2p-(4)3c-2p-10fc"
 
@@ -74,7 +75,7 @@ def digits(tmp_path: Path) -> list[Path]:
 
 
 def test_eval_agrees_with_training(run: Path) -> None:
-    trained = json.loads((run / "result.json").read_text())
+    trained = read_json(run / "result.json", dict, "")
     measured = json.loads(swwae("eval", run, "--device", "cpu", "--json").stdout)
     assert measured["error"] == pytest.approx(trained["test_error"]) and measured["split"] == "test"
     assert measured["reconstruction"] == pytest.approx(trained["test_rec"], rel=1e-4)

@@ -1,6 +1,5 @@
 """What comes from outside: sizes known before they are fetched, tokens that stay secret, text that stays text."""
 
-import json
 import traceback
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import swwae_zoo
 from swwae_zoo.analysis.load import load
 from swwae_zoo.cli.main import app, explain
 from swwae_zoo.hub.errors import HubError, check_token
+from swwae_zoo.utils.json_files import write_json
 from swwae_zoo.utils.text import markdown, markup, printable
 
 HOSTILE = "a\x1b]0;title\x07\x1b[2J\nb\u202ec"
@@ -146,8 +146,9 @@ def test_hostile_names_on_the_card(tmp_path: Path) -> None:
     for file in ("config.json", "model.safetensors"):
         (tmp_path / "run" / "last" / file).unlink()
     RunDirectory(tmp_path / "run", resume=True).save_model("last", net)
-    (tmp_path / "run" / "run.json").write_text(
-        json.dumps({"commit": "`b`", "versions": {"torch": "<i>"}, "machine": {"gpu": "<img src=x>\x1b[2J"}})
+    write_json(
+        tmp_path / "run" / "run.json",
+        {"commit": "`b`", "versions": {"torch": "<i>"}, "machine": {"gpu": "<img src=x>\x1b[2J"}},
     )
     card = swwae_zoo.push(tmp_path / "run", "ann/net", dry_run=True).card
     body = card.partition("## Model")[2].partition("<details>")[0]

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from http.server import ThreadingHTTPServer
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import yaml
 
@@ -19,9 +19,10 @@ from hub_server.faults import Fault, Faults
 from hub_server.repos import File, Refused, Repo
 
 REPO = r"(?P<repo>[^/]+/[^/]+)"
+DATASET = r"(?P<repo>datasets/[^/]+/[^/]+)"
 REV = r"(?P<rev>[^/]+)"
 ROUTES: list[tuple[str, re.Pattern[str], str]] = [
-    (method, re.compile(pattern.replace("REPO", REPO).replace("REV", REV)), name)
+    (method, re.compile(pattern.replace("REPO", REPO).replace("DATASET", DATASET).replace("REV", REV)), name)
     for method, pattern, name in [
         ("GET", "/api/whoami-v2", "whoami"),
         ("POST", "/api/repos/create", "create"),
@@ -36,6 +37,14 @@ ROUTES: list[tuple[str, re.Pattern[str], str]] = [
         ("PUT", "/api/models/REPO/settings", "settings"),
         ("GET", "/api/models/REPO/tree/REV", "tree"),
         ("GET", "/api/models/REPO", "info"),
+        # A data set's name has "datasets/" in front, here as in its addresses.
+        ("GET", "/api/DATASET", "info"),
+        ("GET", "/api/DATASET/revision/REV", "info"),
+        ("GET", "/api/DATASET/tree/REV(?:/(?P<path>.+))?", "tree"),
+        ("POST", "/api/DATASET/paths-info/REV", "paths_info"),
+        ("GET", "/api/DATASET/refs", "refs"),
+        ("HEAD", "/DATASET/resolve/REV/(?P<path>.+)", "head"),
+        ("GET", "/DATASET/resolve/REV/(?P<path>.+)", "file"),
         ("POST", r"/REPO\.git/info/lfs/objects/batch", "lfs_batch"),
         ("POST", "/lfs-verify/REPO", "lfs_verify"),
         ("PUT", "/storage/REPO/(?P<oid>[0-9a-f]{64})", "store"),
@@ -124,7 +133,8 @@ class Handler(CasRoutes):
             raise Refused(404 if self.user else 401, "Repository not found", "RepoNotFound")
         assert repo is not None
         if repo.gated and route in ("head", "file") and self.user not in self.server_state.readers:
-            raise Refused(403 if self.user else 401, f"Access to model {id} is restricted", "GatedRepo")
+            kind = "dataset" if id.startswith("datasets/") else "model"
+            raise Refused(403 if self.user else 401, f"Access to {kind} {id} is restricted", "GatedRepo")
         writes = route in ("preupload", "commit", "branch", "tag", "settings", "lfs_batch")
         if writes and self.user is None:
             raise Refused(401, "Invalid username or password.")
@@ -246,21 +256,35 @@ class Handler(CasRoutes):
     def _on_info(self, repo: Repo, rev: str = "main") -> Callable[[], None]:
         return self._later(200, repo.info(rev))
 
-    def _on_tree(self, repo: Repo, rev: str) -> Callable[[], None]:
-        files = repo.commits[repo.resolve(rev)].files
-        return self._later(
-            200,
-            [
-                {
-                    "type": "file",
-                    "path": name,
-                    "size": file.size,
-                    "oid": file.blob_id,
-                    **({"lfs": {"oid": file.sha256, "size": file.size, "pointerSize": 134}} if file.sha256 else {}),
-                }
-                for name, file in files.items()
-            ],
-        )
+    def _on_tree(self, repo: Repo, rev: str, path: str | None = None) -> Callable[[], None]:
+        """Files and folders right in the folder, or with `recursive` all below it."""
+        inside = f"{unquote(path)}/" if path else ""
+        deep = "recursive=true" in urlsplit(self.path).query.lower()
+        names = [name for name in repo.commits[repo.resolve(rev)].files if name.startswith(inside)]
+        if path and not names:
+            raise Refused(404, f"{path} does not exist", "EntryNotFound")
+        steps = [name.removeprefix(inside).split("/") for name in names]
+        folders = {inside + "/".join(parts[:n]) for parts in steps for n in range(1, len(parts)) if deep or n == 1}
+        files = [name for name, parts in zip(names, steps, strict=True) if deep or len(parts) == 1]
+        return self._later(200, self._entries(repo, rev, [*sorted(folders), *files]))
+
+    def _on_paths_info(self, repo: Repo, rev: str) -> Callable[[], None]:
+        asked = parse_qs(self.body.decode())["paths"] if self.body[:1] != b"{" else self._json()["paths"]
+        return self._later(200, self._entries(repo, rev, asked))
+
+    def _entries(self, repo: Repo, rev: str, paths: list[str]) -> list[dict[str, Any]]:
+        """What the Hub says of each path that there is; a name in front of files is a folder's."""
+        files, found = repo.commits[repo.resolve(rev)].files, []
+        for name in paths:
+            if name in files:
+                file = files[name]
+                large = {"lfs": {"oid": file.sha256, "size": file.size, "pointerSize": 134}} if file.sha256 else {}
+                found.append({"type": "file", "path": name, "size": file.size, "oid": file.blob_id, **large})
+            elif any(other.startswith(f"{name}/") for other in files):
+                found.append(
+                    {"type": "directory", "path": name, "size": 0, "oid": hashlib.sha1(name.encode()).hexdigest()}
+                )
+        return found
 
     def _on_refs(self, repo: Repo) -> Callable[[], None]:
         def listed(kind: str, known: dict[str, str]) -> list[dict[str, str]]:

@@ -18,6 +18,7 @@ from swwae_zoo.training import figures
 from swwae_zoo.training.rounds import train_rounds
 from swwae_zoo.training.signals import Stopped
 from swwae_zoo.training.trainer import Trainer
+from swwae_zoo.utils.json_files import unsealed
 
 CONFIG = RunConfig(
     model_args={"notation": "(4)3c-2p-(4)3c-2p-10fc"},
@@ -61,7 +62,9 @@ def test_it_trains_is_logged_drawn_resumed_and_left_out_of_the_twin(
         name: (tmp_path / "a" / name / "last" / "model.safetensors").read_bytes() for name in ("seed0", "seed0-twin")
     }
 
-    lines = [json.loads(line) for line in (tmp_path / "a" / "seed0" / "metrics.jsonl").read_text().splitlines()]
+    lines = [
+        unsealed(json.loads(line)) for line in (tmp_path / "a" / "seed0" / "metrics.jsonl").read_text().splitlines()
+    ]
     logged = [line["spread"] for line in lines if "loss" in line]
     assert len(logged) == 3 and all(value > 0 for value in logged)
     first = next(line for line in lines if "loss" in line)

@@ -23,6 +23,7 @@ from swwae_zoo.models._data_config import describe_training_data
 from swwae_zoo.publish.folder import build_folder
 from swwae_zoo.publish.trained import Figure, find_run
 from swwae_zoo.utils.checksums import save_sealed
+from swwae_zoo.utils.json_files import read_json, write_json
 
 
 def card_of(run: Path, **how: str) -> str:
@@ -46,9 +47,9 @@ def rounds(tmp_path: Path) -> Path:
                 "test_rec": None if twin else 0.01,
             }
             make_run(home, result=result, seed=seed, unlabeled="folder:/home/ann/secret", **lambdas)
-            results.append({**json.loads((home / "result.json").read_text()), "seed": seed, "twin": twin})
+            results.append({**read_json(home / "result.json", dict, ""), "seed": seed, "twin": twin})
     shutil.copy(root / "seed0" / "config.toml", root / "config.toml")
-    (root / "results.json").write_text(json.dumps(results))
+    write_json(root / "results.json", results)
     return root
 
 

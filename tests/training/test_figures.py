@@ -96,7 +96,7 @@ def test_curves(tmp_path: Path) -> None:
     lines = [{"step": step, "lr": 0.1, "nll": 2 / step, "rec": 0.5, "middle": 0.1 * step} for step in range(1, 9)]
     draw_curves(tmp_path / "a.png", [*lines, {"step": 4, "val_error": 50.0}, {"step": 8, "val_error": 12.5}])
     drawn = colours(tmp_path / "a.png")
-    assert {BLUE, RED, GREEN} <= drawn and pixels_of(tmp_path / "a.png").shape == (360, 900, 3)
+    assert {BLUE, RED, GREEN} <= drawn and pixels_of(tmp_path / "a.png").shape[1:] == (900, 3)
     draw_curves(tmp_path / "b.png", [{**line, "middle": 0.0} for line in lines])
     assert RED not in colours(tmp_path / "b.png"), "a validation error out of nothing"
 
@@ -107,4 +107,4 @@ def test_curves(tmp_path: Path) -> None:
 def test_curves_of_next_to_nothing(metrics: list[dict[str, float]], tmp_path: Path) -> None:
     draw_curves(tmp_path / "a.png", metrics)
     validated = any("val_error" in line for line in metrics)
-    assert pixels_of(tmp_path / "a.png").shape == (360, 900 if validated else 500, 3)
+    assert pixels_of(tmp_path / "a.png").shape[1:] == (900 if validated else 500, 3)

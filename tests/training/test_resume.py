@@ -25,6 +25,7 @@ from swwae_zoo.training.rounds import train_rounds
 from swwae_zoo.training.run_directory import RunDirectory
 from swwae_zoo.training.signals import Stopped
 from swwae_zoo.training.trainer import Trainer
+from swwae_zoo.utils.json_files import read_json, unsealed
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 TINY = {"notation": "(4)3c-2p-(4)3c-2p-10fc", "img_size": 32}
@@ -100,7 +101,7 @@ def same(a: Any, b: Any, path: str = "") -> None:
 
 
 def metrics(run: Path) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    lines = [unsealed(json.loads(line)) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [{name: value for name, value in line.items() if name != "images_per_second"} for line in lines]
 
 
@@ -109,7 +110,7 @@ def assert_same_run(a: Path, b: Path) -> None:
     assert metrics(a) == metrics(b)
     for name in ("last/model.safetensors", "best/model.safetensors", "last/config.json", "best/config.json"):
         assert (a / name).read_bytes() == (b / name).read_bytes(), name
-    results = [json.loads((run / "result.json").read_text()) for run in (a, b)]
+    results = [read_json(run / "result.json", dict, "") for run in (a, b)]
     assert [{**result, "seconds": 0} for result in results][0] == {**results[1], "seconds": 0}
 
 
@@ -314,7 +315,7 @@ def test_rounds_go_on_where_they_were(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "seed0: finished already" in result.stderr and "seed0-twin: going on behind step 3" in result.stderr
     assert count[0] == 4 * 6 and (out / "seed0" / "result.json").stat().st_mtime_ns == finished
     drop_time = [[{**one, "seconds": 0} for one in all_] for all_ in (json.loads(result.stdout), whole)]
-    assert drop_time[0] == drop_time[1] and json.loads((out / "results.json").read_text()) == json.loads(result.stdout)
+    assert drop_time[0] == drop_time[1] and read_json(out / "results.json", list, "") == json.loads(result.stdout)
     assert [(one["seed"], one["twin"]) for one in whole] == [(0, False), (0, True), (1, False), (1, True)]
     for name in ("seed0", "seed0-twin", "seed1", "seed1-twin"):
         assert_same_run(out / name, tmp_path / "whole" / name)
@@ -370,7 +371,7 @@ def test_a_checkpoint_of_another_net_is_refused(tmp_path: Path, unbroken: Callab
     ):
         RunDirectory(tmp_path / "run", resume=True).save_checkpoint(state)
         with pytest.raises(
-            ValueError, match="checkpoint.pt (is of another model or optimiser|was made with other data: .* images)"
+            ValueError, match="checkpoint.pt was made with (another recipe|other data: .* images)"
         ) as error:
             train_rounds(config, resume=True)
         assert "\n" not in str(error.value)

@@ -24,6 +24,7 @@ from swwae_zoo.training.progress import Progress
 from swwae_zoo.training.rounds import runs_of, summary, train_rounds
 from swwae_zoo.training.run_directory import RunDirectory
 from swwae_zoo.training.trainer import Trainer
+from swwae_zoo.utils.json_files import read_json, unsealed
 from swwae_zoo.utils.precision import Autocast
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -36,7 +37,7 @@ def run(out: Path, **keys: Any) -> dict[str, Any]:
 
 
 def metrics(out: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [unsealed(json.loads(line)) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
 def trainer(config: RunConfig, tmp_path: Path, device: str = "cpu") -> Trainer:
@@ -92,7 +93,7 @@ def test_a_run_and_what_it_leaves(tmp_path: Path) -> None:
     assert (result["best_step"], result["best_val_error"]) == (lowest["step"], lowest["val_error"])
     assert result["val_error"] == errors[-1]["val_error"]
     assert result["test_error"] == pytest.approx(error_of(out / "last", "test")) and result["test_error"] < 70
-    saved = json.loads((out / "result.json").read_text())
+    saved = read_json(out / "result.json", dict, "")
     assert saved == {key: value for key, value in result.items() if key not in ("seed", "twin")}
 
 

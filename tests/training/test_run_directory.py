@@ -1,6 +1,5 @@
 """The run directory: whole files or none, a full disk, and what --force may remove."""
 
-import json
 import os
 import random
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from matplotlib.figure import Figure
 from swwae_zoo.config import RunConfig
 from swwae_zoo.training.run_directory import RunDirectory
 from swwae_zoo.utils.files import atomic_write
+from swwae_zoo.utils.json_files import read_json
 
 CONFIG = RunConfig(steps=1)
 
@@ -53,6 +53,7 @@ def test_a_process_that_dies_while_it_writes_leaves_the_old_file(tmp_path: Path,
         """
 from pathlib import Path
 from swwae_zoo.training.run_directory import RunDirectory
+from swwae_zoo.utils.json_files import read_json
 real_save = torch.save
 def half(state, path):
     real_save(state, path)
@@ -172,12 +173,12 @@ def test_force_removes_what_a_run_wrote_and_nothing_else(tmp_path: Path) -> None
 
 def test_run_json_keeps_how_it_began(tmp_path: Path) -> None:
     begun(tmp_path)
-    first = json.loads((tmp_path / "run.json").read_text())
+    first = read_json(tmp_path / "run.json", dict, "")
     assert (
         set(first) == {"command", "commit", "versions", "machine"} and first["versions"]["torch"] == torch.__version__
     )
     begun(tmp_path, resume=True)
-    second = json.loads((tmp_path / "run.json").read_text())
+    second = read_json(tmp_path / "run.json", dict, "")
     assert len(second.pop("resumed")) == 1 and second == first
 
 

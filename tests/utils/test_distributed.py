@@ -19,6 +19,7 @@ from swwae_zoo.config import RunConfig, to_toml
 from swwae_zoo.data import Augmentation, RandomView
 from swwae_zoo.training.rounds import train_rounds
 from swwae_zoo.utils.distributed import World
+from swwae_zoo.utils.json_files import unsealed
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 TINY = {"notation": "(4)3c-2p-(4)3c-2p-10fc", "img_size": 32}
@@ -67,7 +68,7 @@ def finish(process: subprocess.Popen[str], seconds: float = 600) -> str:
 
 
 def metrics(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [unsealed(json.loads(line)) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
 def assert_close(one: Path, two: Path, tolerance: float) -> None:

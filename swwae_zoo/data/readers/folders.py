@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 
 from swwae_zoo.data.readers.label_file import NAME, Row, classes_of, read_labels
-from swwae_zoo.data.readers.pictures import SUFFIXES, Picture, check_range, read_picture, size_of
+from swwae_zoo.data.readers.pictures import SUFFIXES, Picture, check_range, read_picture, refuse_or_skip, size_of
 from swwae_zoo.data.readers.shelf import Shelf
 from swwae_zoo.data.readers.tree import Tree, common_folders, folders_in
 from swwae_zoo.data.split_names import split_folders
@@ -21,7 +21,6 @@ from swwae_zoo.utils.text import printable
 
 logger = logging.getLogger(__name__)
 
-_NAMED = 3  # bad images named in a message
 _BLOCK = 4096  # files decoded before the next are begun
 
 
@@ -167,14 +166,11 @@ def _read_all(
         images = shelf.found()
         if images is None:
             kept, bad = _decode(files, request, shelf)
-            if bad:
-                what = f"{len(bad)} of {len(files)} images for {request.spec} cannot be read: {'; '.join(bad[:_NAMED])}"
-                what += "; ..." if len(bad) > _NAMED else ""
-                if request.bad_images != "skip" or not kept:
-                    raise ValueError(f"{what}: repair or delete them, or leave them out with --bad-images skip")
-                logger.warning("%s: left out", printable(what, 2000))
+            refuse_or_skip(bad, len(files), request.spec, request.bad_images == "skip" and bool(kept))
             images = shelf.close(None if labels is None else torch.tensor(labels)[kept], class_names)
     images.notes = tuple(tree.notes(request.spec))
+    if labels is not None and images.count == len(files):  # none was left out
+        images.files = tuple(os.path.relpath(file, request.option) for file in files)
     return images
 
 

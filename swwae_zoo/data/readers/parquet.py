@@ -63,7 +63,7 @@ def _fill(files: list[Path], request: Request, shelf: Shelf) -> tuple[Tensor | N
             names = names or _class_names(table.schema_arrow, label_key)
             for rows in table.iter_batches(_ROWS, columns=[key for key in (image_key, label_key) if key]):
                 for cell in rows.column(rows.schema.names.index(image_key)).to_pylist():
-                    picture = _decoded(f"image {shelf.count}", cell, request)
+                    picture = decoded(f"image {shelf.count}", cell, request)
                     if shelf.count and picture.pixels.shape != shelf.shape:
                         _, height, width = picture.pixels.shape
                         raise ValueError(
@@ -175,8 +175,12 @@ def _class_names(schema: Any, label_key: str | None) -> tuple[str, ...]:
     return tuple(names) if isinstance(names, list) and all(isinstance(name, str) for name in names) else ()
 
 
-def _decoded(what: str, cell: Any, request: Request) -> Picture:
-    """Raises ValueError with what is wrong with it."""
+def decoded(what: str, cell: Any, request: Request) -> Picture:
+    """An image as a table keeps it: a struct with `bytes`, bytes, or lists of pixels.
+
+    Raises:
+        ValueError: what is wrong with it; `what` is its name.
+    """
     if isinstance(cell, dict):
         cell = cell.get("bytes")
     if cell is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from contextlib import nullcontext
 from io import BytesIO
@@ -13,10 +14,13 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from swwae_zoo.utils.text import printable
 
+logger = logging.getLogger(__name__)
+
 # Formats whose plugins run another program (EPS) or know the file without being able to decode it.
 _LEFT_OUT = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF", "IPTC", "MCIDAS", "SPIDER"}
 MAX_PIXELS = 1 << 26  # of one image; Pillow itself warns from 1.3 times as many
 _LARGE = 1 << 24
+_NAMED = 3  # bad images named in a message
 _FEW_BITS = 16  # an image, or a set, whose values use less than this part of their range is all but black
 _TRANSPARENT = {"RGBA", "LA", "PA", "RGBa", "La"}
 _large_ones = threading.Semaphore(2)  # decoded at once
@@ -133,6 +137,22 @@ def _from_floats(image: Image.Image) -> np.ndarray:
     if not (low >= 0 and high <= 1):  # not a number is neither
         raise ValueError(f"floats from {low:g} to {high:g}, expected 0 to 1: scale them, or save it with 8 or 16 bits")
     return (array * 255).round().astype(np.uint8)
+
+
+def refuse_or_skip(bad: list[str], count: int, spec: str, skip: bool) -> None:
+    """What is done about unreadable images: a warning that names the first, or with `skip` false an error.
+
+    Args:
+        bad: what each is called, and what is wrong with it.
+        count: images that were looked at.
+    """
+    if not bad:
+        return
+    what = f"{len(bad)} of {count} images for {spec} cannot be read: {'; '.join(bad[:_NAMED])}"
+    what += "; ..." if len(bad) > _NAMED else ""
+    if not skip:
+        raise ValueError(f"{what}: repair or delete them, or leave them out with --bad-images skip")
+    logger.warning("%s: left out", printable(what, 2000))
 
 
 def check_range(used: float, what: str) -> None:

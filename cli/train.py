@@ -2,6 +2,7 @@
 
 import inspect
 import json
+from collections.abc import Mapping
 from dataclasses import Field, fields
 from pathlib import Path
 from typing import Annotated, Any
@@ -55,15 +56,8 @@ def train(
 
     Flags override the recipe; without --recipe it is the model's own: `swwae train --model swwae_mnist` runs in full.
     """
-    overrides = {key.name: value_of(key, given[key.name]) for key in fields(config.RunConfig)}
-    check_backbone(overrides["model"])
-    overrides = wrapping(overrides, backbone=backbone, pools=pools, decoder=decoder)
-    if img_size is not None:
-        overrides["model_args"] = {**(overrides["model_args"] or {}), "img_size": config.parse_size(img_size)}
-    base = base_recipe(recipe, resume, overrides["model"] or config.RunConfig.model, overrides["out"])
-    if pretrained:
-        overrides = with_pretrained(overrides, base)
-    recipe_of_run = config.read_recipe(base) if base else None
+    wrapped = {"backbone": backbone, "pools": pools, "decoder": decoder}
+    recipe_of_run, overrides = as_given(recipe, given, wrapped, img_size, pretrained, resume)
     run = config.merge(recipe_of_run, overrides, adapt=not resume)
     notes = what_gave_way(recipe_of_run, overrides) if recipe_of_run is not None and not resume else ()
 
@@ -78,6 +72,30 @@ def train(
     elif results:
         for line in summary(results):
             typer.echo(line)
+
+
+def as_given(
+    recipe: str | None,
+    given: Mapping[str, Any],
+    wrapped: Mapping[str, str | None],
+    img_size: str | None,
+    pretrained: bool,
+    resume: bool = False,
+) -> tuple[config.RunConfig | None, dict[str, Any]]:
+    """The recipe that a command starts from, and the keys that its flags set (None where a flag was not given).
+
+    Args:
+        given: of each field's flag; wrapped: of --backbone, --pools and --decoder.
+    """
+    overrides = {key.name: value_of(key, given.get(key.name)) for key in fields(config.RunConfig)}
+    check_backbone(overrides["model"])
+    overrides = wrapping(overrides, **wrapped)
+    if img_size is not None:
+        overrides["model_args"] = {**(overrides["model_args"] or {}), "img_size": config.parse_size(img_size)}
+    base = base_recipe(recipe, resume, overrides["model"] or config.RunConfig.model, overrides["out"])
+    if pretrained:
+        overrides = with_pretrained(overrides, base)
+    return config.read_recipe(base) if base else None, overrides
 
 
 def check_backbone(model: str | None) -> None:

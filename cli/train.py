@@ -2,6 +2,7 @@
 
 import inspect
 import json
+from collections.abc import Mapping
 from dataclasses import Field, fields
 from typing import Annotated, Any
 
@@ -54,7 +55,7 @@ def train(
 
     Flags override the recipe; without --recipe it is the model's own: `swwae train --model swwae_mnist` runs in full.
     """
-    overrides = {key.name: value_of(key, given[key.name]) for key in fields(config.RunConfig)}
+    overrides = keys_of(given)
 
     from swwae_zoo.publish.report import Pages
     from swwae_zoo.training.rounds import summary, train_rounds
@@ -78,6 +79,11 @@ def train(
     elif results:
         for line in summary(results):
             typer.echo(line)
+
+
+def keys_of(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What the flags say, by key; None where a flag was not given."""
+    return {key.name: value_of(key, given.get(key.name)) for key in fields(config.RunConfig)}
 
 
 def value_of(key: Field, given: Any) -> Any:

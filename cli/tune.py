@@ -15,7 +15,7 @@ from swwae_zoo import config
 from swwae_zoo.utils.text import printable
 
 from .options import Json, print_table
-from .train import Backbone, Decoder, Pools, Recipe, base_recipe, flag, value_of, wrapping
+from .train import Backbone, Decoder, ImgSize, Pools, Pretrained, Recipe, flag, keys_of
 
 SHOWN = 10  # trials in the table
 LEFT_OUT = {"rounds", "twin", "track", "out"}  # flags of `swwae train` that a search has no use for, or its own
@@ -46,6 +46,8 @@ def tune(
     backbone: Backbone = None,
     pools: Pools = None,
     decoder: Decoder = None,
+    img_size: ImgSize = None,
+    pretrained: Pretrained = False,
     trials: Trials = None,
     hours: Hours = None,
     search: SearchKeys = None,
@@ -61,15 +63,23 @@ def tune(
     """
     if importlib.util.find_spec("optuna") is None:
         raise ValueError("tune: needs optuna: pip install 'swwae_zoo[tune]'")
-    overrides = {key.name: value_of(key, given[key.name]) for key in _keys()}
-    overrides = wrapping(overrides, backbone=backbone, pools=pools, decoder=decoder)
-    base = base_recipe(recipe, False, overrides["model"] or config.RunConfig.model, None)
 
     from swwae_zoo.experiments.tune import TuneSettings
     from swwae_zoo.experiments.tune import tune as run
+    from swwae_zoo.training.settings import recipe_and_keys
 
+    size = None if img_size is None else config.parse_size(img_size)
+    base, overrides = recipe_and_keys(
+        keys_of(given),
+        recipe=recipe,
+        backbone=backbone,
+        pools=pools,
+        decoder=decoder,
+        img_size=size,
+        pretrained=pretrained,
+    )
     settings = TuneSettings(out, trials, hours, storage, study, tuple(search or ()))
-    result = run(config.read_recipe(base) if base else None, overrides, settings)
+    result = run(base, overrides, settings)
     if as_json:
         recipe_written = None if result.recipe is None else str(result.recipe)
         typer.echo(json.dumps({"recipe": recipe_written, "trials": [asdict(record) for record in result.records]}))

@@ -99,9 +99,10 @@ def _parsed(text: str, key: str, bounds: str, is_whole: bool | None) -> Range:
     if len(more) not in (1, 2) or more[1:] not in ([], ["log"]):
         raise ValueError(f"search: got {text!r}, expected KEY=LOW:HIGH or KEY=LOW:HIGH:log, such as lr=1e-4:1e-2:log")
     ends = [parse_model_arg(f"value={end}", "search")[1] for end in (low, more[0])]
-    if any(isinstance(end, (bool, str)) or not math.isfinite(end) for end in ends):
+    numbers = [float(end) for end in ends if isinstance(end, (int, float)) and type(end) is not bool]
+    numbers = [number for number in numbers if math.isfinite(number)]
+    if len(numbers) < 2:
         raise ValueError(f"search: got {text!r}, expected numbers on both sides of the colon")
-    numbers = [float(end) for end in ends]
     all_whole = all(isinstance(end, int) for end in ends)
     if is_whole and not all_whole:
         raise ValueError(f"search: got {text!r}, but {key} is a whole number: expected whole ends")

@@ -31,9 +31,11 @@ from swwae_zoo.config.fields import toml_comment
 from swwae_zoo.data import Splits, pinned
 from swwae_zoo.experiments.ranges import Range, default_ranges, nested, parse_ranges, value_of
 from swwae_zoo.experiments.search_picture import draw_search
-from swwae_zoo.models import build_meta
-from swwae_zoo.training.build import build_model, input_shape, resolve_device, splits_of
+from swwae_zoo.models import SWWAE, build_meta
+from swwae_zoo.training.build import build_model, input_shape, resolve_device, splits_of, without_weights
+from swwae_zoo.training.choices import with_length, with_size
 from swwae_zoo.training.progress import Progress
+from swwae_zoo.training.rounds import check_before_data
 from swwae_zoo.training.run_directory import RunDirectory
 from swwae_zoo.training.signals import Interrupt, Stopped
 from swwae_zoo.training.trainer import Trainer, lambdas_of
@@ -142,21 +144,31 @@ class Search:
             raise ValueError(f"{self.out} is a file or holds a run: give another --out")
         self.progress = Progress()
         config = merge(recipe, self.overrides)
+        self.device = resolve_device(config.device)
+        check_before_data(config, self.device)
+        if not config.lambda_nll:
+            raise ValueError("lambda_nll: got 0, but trials are compared by their validation error: expected above 0")
+        parse_ranges(settings.search, config)
         if config.num_val == 0:
             self.overrides["num_val"] = -1
             self.progress.say("num_val: a tenth of the training images, held out to compare trials by")
-        self.overrides |= {key: pinned(getattr(config, key)) for key in ("data", "unlabeled")}
-        self.config = merge(recipe, self.overrides)
-        if not self.config.lambda_nll:
-            raise ValueError("lambda_nll: got 0, but trials are compared by their validation error: expected above 0")
-        shape = input_shape(self.config)
-        self.space = self._space()
-        self.device = resolve_device(self.config.device)
-        splits = splits_of(self.config, shape)
+        for key in ("data", "unlabeled"):  # a data set of the Hub at one commit for all trials
+            if self.recipe is not None and self.overrides.get(key) is None:
+                self.recipe = replace(self.recipe, **{key: pinned(getattr(config, key))})
+            else:
+                self.overrides[key] = pinned(getattr(config, key))
+        config = with_size(merge(self.recipe, self.overrides))
+        splits = splits_of(config, input_shape(config), tell=self.progress.looked_at)
         if splits.val is None:
             raise ValueError("there are no validation images to compare trials by: give --num-val -1, or a number")
         for note in splits.notes:
             self.progress.say(note)
+        # What was left to the data is the same in every trial, and in the recipe that comes out.
+        self.config = with_length(config, splits)
+        self.overrides |= {"model_args": self.config.model_args}
+        if self.config.steps != config.steps:
+            self.overrides["steps"] = self.config.steps
+        self.space = self._space()
         uses_unlabeled = lambdas_of(self.config).uses_unlabeled or any(r.key.startswith("lambda_") for r in self.space)
         self.splits: Splits = splits._replace(test=None).to(self.device, unlabeled=uses_unlabeled)
         self.study = self._open()
@@ -321,9 +333,7 @@ class Search:
         directory = RunDirectory(folder, resume=goes_on, force=not goes_on)
         quiet = Progress(quiet=not sys.stderr.isatty())  # elsewhere than on a terminal, a line for each trial is enough
         try:
-            trainer = Trainer(
-                config, build_model(config, self.splits.num_classes), self.splits, directory, self.device, quiet
-            )
+            trainer = Trainer(config, self._model(config), self.splits, directory, self.device, quiet)
             directory.begin(config)
             for line in directory.metrics() if goes_on else ():
                 if "val_error" in line:
@@ -347,6 +357,9 @@ class Search:
                 torch.cuda.empty_cache()
         _remove_weights(folder)
         return error
+
+    def _model(self, config: RunConfig) -> SWWAE:
+        return build_model(config, self.splits.num_classes, class_names=self.splits.labeled.class_names)
 
     # --- what is said and written -----------------------------------------------------------------
 
@@ -458,7 +471,7 @@ def _has_dropout(config: RunConfig) -> bool:
     if "drop_rate" in config.model_args:
         return True
     try:
-        model = build_meta(config.model, {**config.model_args, "drop_rate": 0.25})
+        model = build_meta(config.model, {**without_weights(config.model_args), "drop_rate": 0.25})
     except ValueError:
         return False
     return any(0.25 in (getattr(module, "drop_rate", None), getattr(module, "p", None)) for module in model.modules())

@@ -12,7 +12,7 @@ from swwae_zoo.models._pretrained import packaged_tags
 from swwae_zoo.models._registry import check_model_name
 from swwae_zoo.utils.files import user_path
 
-__all__ = ["settings"]
+__all__ = ["recipe_and_keys", "settings"]
 
 
 def settings(
@@ -41,6 +41,38 @@ def settings(
     Raises:
         ValueError: one line.
     """
+    of_recipe, overrides = recipe_and_keys(
+        overrides,
+        recipe=recipe,
+        backbone=backbone,
+        pools=pools,
+        decoder=decoder,
+        img_size=img_size,
+        pretrained=pretrained,
+        resume=resume,
+    )
+    if recipe is not None and of_recipe is not None and not (overrides["out"] or resume or force):
+        overrides["out"] = beside(recipe, of_recipe.out)
+    run = config.merge(of_recipe, overrides, adapt=not resume)
+    check_model_name(run.model)
+    return run, what_gave_way(of_recipe, overrides) if of_recipe is not None and not resume else ()
+
+
+def recipe_and_keys(
+    overrides: dict[str, Any],
+    *,
+    recipe: str | Path | None = None,
+    backbone: str | None = None,
+    pools: str | None = None,
+    decoder: str | None = None,
+    img_size: int | Sequence[int] | None = None,
+    pretrained: bool = False,
+    resume: bool = False,
+) -> tuple[config.RunConfig | None, dict[str, Any]]:
+    """The recipe that is started from, None without one, and every key with what was given for it, None for nothing.
+
+    Args: as `settings`.
+    """
     keys = [key.name for key in config.RunConfig.__dataclass_fields__.values()]
     overrides = {**dict.fromkeys(keys), **overrides}
     overrides = wrapping(overrides, backbone=backbone, pools=pools, decoder=decoder)
@@ -50,12 +82,7 @@ def settings(
     base = base_recipe(recipe, resume, overrides["model"] or config.RunConfig.model, overrides["out"])
     if pretrained:
         overrides = with_pretrained(overrides, base)
-    of_recipe = config.read_recipe(base) if base else None
-    if recipe is not None and of_recipe is not None and not (overrides["out"] or resume or force):
-        overrides["out"] = beside(recipe, of_recipe.out)
-    run = config.merge(of_recipe, overrides, adapt=not resume)
-    check_model_name(run.model)
-    return run, what_gave_way(of_recipe, overrides) if of_recipe is not None and not resume else ()
+    return config.read_recipe(base) if base else None, overrides
 
 
 def beside(recipe: str | Path, out: str) -> str | None:

@@ -56,9 +56,15 @@ def recipe_title(name_or_path: str | Path) -> str:
     return next((line.lstrip("#").strip() for line in lines if line.startswith("#")), "")
 
 
-def default_recipe(model: str) -> str | None:
-    """The packaged recipe that bears the model's name (without timm's pretrained tag), or None."""
+def default_recipe(model: str, pretrained: bool = False) -> str | None:
+    """The packaged recipe that bears the model's name (without timm's pretrained tag), or None.
+
+    Args:
+        pretrained: it starts from trained weights; a wrapped backbone has a recipe of its own for that.
+    """
     name = model.partition(".")[0]
+    if pretrained and f"{name}_pretrained" in recipe_names():
+        return f"{name}_pretrained"
     name = _ALIASES.get(name, name)
     return name if name in recipe_names() else None
 

@@ -79,7 +79,11 @@ def recipe_and_keys(
     if img_size is not None:
         size = img_size if isinstance(img_size, int) else list(img_size)
         overrides["model_args"] = {**(overrides["model_args"] or {}), "img_size": size}
-    base = base_recipe(recipe, resume, overrides["model"] or config.RunConfig.model, overrides["out"])
+    model, args = overrides["model"] or config.RunConfig.model, overrides["model_args"] or {}
+    trained = pretrained or bool(
+        overrides["init"] or args.get("backbone_pretrained") or args.get("backbone_checkpoint")
+    )
+    base = base_recipe(recipe, resume, model, overrides["out"], trained)
     if pretrained:
         overrides = with_pretrained(overrides, base)
     return config.read_recipe(base) if base else None, overrides
@@ -129,7 +133,9 @@ def wrapping(overrides: dict[str, Any], **options: str | None) -> dict[str, Any]
     return {**overrides, "model_args": {**(overrides["model_args"] or {}), **options} or None}
 
 
-def base_recipe(recipe: str | Path | None, resume: bool, model: str, out: str | None) -> str | Path | None:
+def base_recipe(
+    recipe: str | Path | None, resume: bool, model: str, out: str | None, trained: bool = False
+) -> str | Path | None:
     """What the flags override: the given recipe, the resumed run's own, or the model's default; None if it has none."""
     if recipe is None and resume and out is not None:
         saved = user_path(out) / "config.toml"
@@ -138,4 +144,4 @@ def base_recipe(recipe: str | Path | None, resume: bool, model: str, out: str | 
         return saved
     if recipe is None and config.default_recipe(model) is None:
         check_model_name(model)  # a misspelled name is likelier than a recipe without a number of steps
-    return recipe or config.default_recipe(model)
+    return recipe or config.default_recipe(model, trained)

@@ -267,3 +267,20 @@ def test_what_a_teacher_needs(model):
         task(IMAGES, TARGET)
     with pytest.raises(ValueError, match="give --ema 0.99"):
         task(IMAGES, TARGET, WEAK)
+
+
+def test_a_decoder_beside_consistency_leaves_the_encoder_as_it_is(model):
+    """Adding reconstruction is never worse, by construction: the encoder is the same to the last bit."""
+    weak = torch.rand(5, 1, 12, 12, generator=torch.Generator().manual_seed(1))
+    ends = []
+    for lambdas in (Lambdas(1.0, 0.0, 0.0, consistency=1.0), Lambdas(1.0, 5.0, (2.0, 0.5), consistency=1.0)):
+        net = copy.deepcopy(model)
+        task = SWWAETask(net, lambdas, TermOptions(confidence=0.1, decoder_only=True))
+        task.setup_ema(0.9)
+        optimizer = torch.optim.AdamW(net.parameters(), lr=0.01)
+        for _ in range(5):
+            optimizer.zero_grad()
+            task(IMAGES, TARGET, weak)["loss"].backward()
+            optimizer.step()
+        ends.append({name: value for name, value in net.state_dict().items() if not name.startswith("decoder.")})
+    assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())

@@ -1,5 +1,6 @@
 # make demo    set up, then train an SWWAE and its lambda = 0 twin on handwritten digits
 # make check   set up, then lint, check formatting, types and the order of imports
+# make docs    set up, then build the documentation as a site into site/; a warning fails
 # make test    set up, then run the tests on JOBS processes; TESTS="-m slow" runs the slow ones instead
 PYTHON ?= python3
 VENV ?= .venv
@@ -7,7 +8,7 @@ JOBS ?= 2
 TESTS ?=
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo check test install
+.PHONY: demo check docs test install
 demo: install
 	$(VENV)/bin/swwae train --recipe demo --force
 
@@ -16,6 +17,7 @@ check: install
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/pyright --pythonpath $(VENV)/bin/python
 	$(VENV)/bin/lint-imports
+	$(VENV)/bin/mkdocs build --strict --quiet --site-dir $(VENV)/site
 
 test: install
 	$(VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal $(TESTS)
@@ -27,3 +29,6 @@ $(INSTALLED): pyproject.toml setup.py $(wildcard swwae_zoo/kernels/*.c swwae_zoo
 	test -x $(VENV)/bin/pip || $(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install -e '.[dev]'
 	touch $@
+
+docs: install
+	$(VENV)/bin/mkdocs build --strict

@@ -15,7 +15,7 @@ from swwae_zoo import config
 from swwae_zoo.utils.text import printable
 
 from .options import Json, print_table
-from .train import Backbone, Decoder, Pools, Recipe, base_recipe, flag, value_of, wrapping
+from .train import Backbone, Decoder, Pools, Recipe, flag, value_of
 
 SHOWN = 10  # trials in the table
 LEFT_OUT = {"rounds", "twin", "track", "out"}  # flags of `swwae train` that a search has no use for, or its own
@@ -62,6 +62,8 @@ def tune(
     if importlib.util.find_spec("optuna") is None:
         raise ValueError("tune: needs optuna: pip install 'swwae_zoo[tune]'")
     overrides = {key.name: value_of(key, given[key.name]) for key in _keys()}
+    from swwae_zoo.training.settings import base_recipe, wrapping
+
     overrides = wrapping(overrides, backbone=backbone, pools=pools, decoder=decoder)
     base = base_recipe(recipe, False, overrides["model"] or config.RunConfig.model, None)
 

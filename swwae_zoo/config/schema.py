@@ -132,7 +132,7 @@ class RunConfig:
     detach_targets: bool = option("Loss", False, "Stop the gradient of L2M into the encoder's targets.")
     rec_trains: str = option(
         "Loss", "all", "What reconstruction trains beside the classifier: all, or the decoder.",
-        choices=("all", "decoder"),
+        choices=("all", "decoder"), pretrained="decoder",
     )  # fmt: skip
     confidence: float = option(
         "Loss", 0.95, "Least probability at which the teacher's class becomes a target.", above=0, maximum=1
@@ -164,12 +164,14 @@ class RunConfig:
         elsewhere=-1, own=-1, at_length=-1,
     )  # fmt: skip
     min_lr: float = option("Training", 0.0, "Learning rate at the end of the schedule.", minimum=0)
-    lr_encoder: float = option("Training", 0.0, "Learning rate of all but decoder and classifier; 0 = lr.", minimum=0)
+    lr_encoder: float = option(
+        "Training", 0.0, "Learning rate of all but decoder and classifier; 0 = lr.", minimum=0, pretrained=1e-4
+    )
     layer_decay: float = option(
         "Training", 1.0, "Factor on the learning rate for each layer further from the classifier.", above=0, maximum=1
     )
     freeze_stages: int = option("Training", 0, "Freeze the first stages; 1 = the stem.", minimum=0)
-    norm_eval: bool = option("Training", False, "Freeze the statistics of the encoder's batch norm.")
+    norm_eval: bool = option("Training", False, "Freeze the statistics of the encoder's batch norm.", pretrained=True)
     ema: float = option(
         "Training", 0.0, "Decay of the moving average (EMA) of the weights; 0 = off.", minimum=0, below=1
     )
@@ -346,7 +348,8 @@ def fallbacks(config: RunConfig, overrides: Mapping[str, Any]) -> dict[str, Any]
         overrides: what the user gave; those keys stay as given.
 
     Returns:
-        Key -> value; empty where neither `data`, nor the backbone, nor `steps` or `epochs` differ from the recipe's.
+        Key -> value; empty where neither `data`, nor the backbone, nor `steps` or `epochs` differ from the recipe's, and
+        a backbone starts from no weights that have learnt.
     """
     given = {name: value for name, value in overrides.items() if value is not None}
     changed: dict[str, Any] = {}
@@ -360,6 +363,12 @@ def fallbacks(config: RunConfig, overrides: Mapping[str, Any]) -> dict[str, Any]
         changed |= _of_rule(config, "own", always=True)
         if not has_length:
             changed |= {"steps": -1, "epochs": 0} if config.epochs else {"steps": -1}
+    if _starts_trained(given):
+        changed |= {
+            key.name: key.metadata["pretrained"]
+            for key in fields(config)
+            if "pretrained" in key.metadata and getattr(config, key.name) == key.default
+        }
     if any(given.get(name) and given[name] != getattr(config, name) for name in ("steps", "epochs")):
         changed |= _of_rule(config, "at_length")
     return {name: value for name, value in changed.items() if name not in given}
@@ -377,6 +386,13 @@ def _of_rule(config: RunConfig, rule: str, always: bool = False) -> dict[str, An
 def _names_backbone(given: Mapping[str, Any]) -> bool:
     """Whether the user names a backbone: the size and the decoder of the recipe's own are then no longer meant."""
     return "backbone" in (given.get("model_args") or {})
+
+
+def _starts_trained(given: Mapping[str, Any]) -> bool:
+    """Whether the user names a backbone and weights for it: it is fine-tuned then, and not trained from scratch."""
+    args = given.get("model_args") or {}
+    named = args.get("backbone_pretrained") or args.get("backbone_checkpoint") or given.get("init")
+    return _names_backbone(given) and bool(named)
 
 
 def parse_model_arg(text: str, key: str = "model_args") -> tuple[str, ModelArg]:

@@ -328,15 +328,18 @@ def merge(config: RunConfig | None, overrides: Mapping[str, Any], adapt: bool = 
     replaced = adapt and _names_backbone(given)
     given = {**changed, **given}
     for key in fields(config):
-        is_table = key.type == dict[str, ModelArg] and isinstance(given.get(key.name), Mapping)
-        if is_table and not (replaced and key.name == "model_args"):
-            given[key.name] = {**getattr(config, key.name), **given[key.name]}
+        if key.type == dict[str, ModelArg] and isinstance(given.get(key.name), Mapping):
+            of_recipe = getattr(config, key.name)
+            if replaced and key.name == "model_args":
+                of_recipe = {name: value for name, value in of_recipe.items() if name not in OF_BACKBONE}
+            given[key.name] = {**of_recipe, **given[key.name]}
     for name, other in (("steps", "epochs"), ("epochs", "steps")):
         if given.get(name) and other not in given:
             given[other] = 0
     return replace(config, **given)
 
 
+OF_BACKBONE = ("backbone", "decoder", "decoder_depth", "img_size", "pools", "stages")  # arguments chosen for one
 OWN_IMAGES = ("folder:", "npz:", "parquet:", "hf:")  # of the user's: no published protocol says how
 
 
@@ -348,8 +351,8 @@ def fallbacks(config: RunConfig, overrides: Mapping[str, Any]) -> dict[str, Any]
         overrides: what the user gave; those keys stay as given.
 
     Returns:
-        Key -> value; empty where neither `data`, nor the backbone, nor `steps` or `epochs` differ from the recipe's, and
-        a backbone starts from no weights that have learnt.
+        Key -> value; empty where neither `data`, nor the backbone, nor its weights, nor `steps` or `epochs` are
+        others than the recipe's.
     """
     given = {name: value for name, value in overrides.items() if value is not None}
     changed: dict[str, Any] = {}
@@ -390,9 +393,11 @@ def _names_backbone(given: Mapping[str, Any]) -> bool:
 
 def _starts_trained(given: Mapping[str, Any]) -> bool:
     """Whether the user names a backbone and weights for it: it is fine-tuned then, and not trained from scratch."""
-    args = given.get("model_args") or {}
+    if not _names_backbone(given):
+        return False
+    args = given["model_args"]
     named = args.get("backbone_pretrained") or args.get("backbone_checkpoint") or given.get("init")
-    return _names_backbone(given) and bool(named)
+    return bool(named)
 
 
 def parse_model_arg(text: str, key: str = "model_args") -> tuple[str, ModelArg]:

@@ -1,6 +1,7 @@
 """`swwae recipes`: the training recipes that come with the package."""
 
 import json
+import sys
 from importlib.resources import files
 from typing import Annotated
 
@@ -30,4 +31,9 @@ def recipes(
     if as_json:
         typer.echo(json.dumps([{"name": name, "title": title} for name, title in titles.items()]))
         return
-    print_table(("recipe", "what it trains"), titles.items())
+    if sys.stdout.isatty():
+        print_table(("recipe", "what it trains"), titles.items())
+        return
+    width = max(map(len, names), default=0)
+    for name, title in titles.items():
+        typer.echo(f"{name:{width}}  {title}".rstrip())

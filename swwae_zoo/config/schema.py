@@ -326,15 +326,18 @@ def merge(config: RunConfig | None, overrides: Mapping[str, Any], adapt: bool = 
     replaced = adapt and _names_backbone(given)
     given = {**changed, **given}
     for key in fields(config):
-        is_table = key.type == dict[str, ModelArg] and isinstance(given.get(key.name), Mapping)
-        if is_table and not (replaced and key.name == "model_args"):
-            given[key.name] = {**getattr(config, key.name), **given[key.name]}
+        if key.type == dict[str, ModelArg] and isinstance(given.get(key.name), Mapping):
+            of_recipe = getattr(config, key.name)
+            if replaced and key.name == "model_args":
+                of_recipe = {name: value for name, value in of_recipe.items() if name not in OF_BACKBONE}
+            given[key.name] = {**of_recipe, **given[key.name]}
     for name, other in (("steps", "epochs"), ("epochs", "steps")):
         if given.get(name) and other not in given:
             given[other] = 0
     return replace(config, **given)
 
 
+OF_BACKBONE = ("backbone", "decoder", "decoder_depth", "img_size", "pools", "stages")  # arguments chosen for one
 OWN_IMAGES = ("folder:", "npz:", "parquet:", "hf:")  # of the user's: no published protocol says how
 
 
@@ -346,7 +349,8 @@ def fallbacks(config: RunConfig, overrides: Mapping[str, Any]) -> dict[str, Any]
         overrides: what the user gave; those keys stay as given.
 
     Returns:
-        Key -> value; empty where neither `data`, nor the backbone, nor `steps` or `epochs` differ from the recipe's.
+        Key -> value; empty where neither `data`, nor the backbone, nor `steps` or `epochs` are others than
+            the recipe's.
     """
     given = {name: value for name, value in overrides.items() if value is not None}
     changed: dict[str, Any] = {}

@@ -17,7 +17,7 @@ __all__ = ["stored_size", "with_length", "with_size"]
 STEP_DOWN = 32  # pixels of the image that one pixel of the deepest map stands for, in most backbones
 LEAST, LARGEST = 2 * STEP_DOWN, 224  # of the shorter side: a map of one pixel has no where
 PASSES, LEAST_STEPS, MOST_STEPS = 20, 2000, 20000
-LEAST_TUNING_STEPS = 300  # where the encoder has learnt already
+LEAST_FROM_WEIGHTS = 500  # steps of a net that starts from weights that have learnt
 
 
 def with_size(config: RunConfig) -> RunConfig:
@@ -63,14 +63,15 @@ def _stored(config: RunConfig) -> list[tuple[int, int]]:
 
 def with_length(config: RunConfig, splits: Splits) -> RunConfig:
     """The recipe with a number of steps where it says -1: twenty passes over the unlabelled images (the labelled ones
-    where there are no others), but from 2,000 to 20,000 steps; from 300 with a low rate for the encoder, which says
-    that it has learnt already."""
+    where there are no others), but from 2,000 (from trained weights 500) to 20,000 steps."""
     if config.steps >= 0:
         return config
     count, batch = len(splits.labeled), config.labeled_batch
     if splits.unlabeled is not None:
         count, batch = splits.unlabeled.count, config.batch_size
-    least = LEAST_TUNING_STEPS if 0 < config.lr_encoder < config.lr else LEAST_STEPS
+    args = config.model_args
+    trained = config.init or args.get("backbone_pretrained") or args.get("backbone_checkpoint")
+    least = LEAST_FROM_WEIGHTS if trained else LEAST_STEPS
     return replace(config, steps=min(max(PASSES * math.ceil(count / batch), least), MOST_STEPS))
 
 

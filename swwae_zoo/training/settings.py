@@ -118,7 +118,7 @@ def what_gave_way(recipe: config.RunConfig, overrides: dict[str, Any]) -> tuple[
     """A line that names the keys that were the recipe's for its own data or length, with the values they take."""
     changed = config.fallbacks(recipe, overrides)
     values = ", ".join(config.toml_line(name, value) for name, value in changed.items())
-    return (f"data or length are not the recipe's, so: {values}",) if changed else ()
+    return (f"data, backbone or length are not the recipe's, so: {values}",) if changed else ()
 
 
 def wrapping(overrides: dict[str, Any], **options: str | None) -> dict[str, Any]:

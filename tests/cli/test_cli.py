@@ -30,6 +30,7 @@ TRAIN_FLAGS = [
     "--bad-images",
     "--batch-size",
     "--channels-last",
+    "--checkpoint",
     "--clip-grad",
     "--compile",
     "--compile-mode",
@@ -48,6 +49,7 @@ TRAIN_FLAGS = [
     "--fade",
     "--force",
     "--freeze-stages",
+    "--img-size",
     "--init",
     "--json",
     "--labeled-batch",
@@ -76,6 +78,7 @@ TRAIN_FLAGS = [
     "--opt-betas",
     "--out",
     "--pools",
+    "--pretrained",
     "--ramp",
     "--rec-trains",
     "--recipe",
@@ -125,6 +128,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     calls: list[Any] = []
 
     def train_rounds(run: config.RunConfig, **control: bool) -> list[dict[str, Any]]:
+        assert type(control.pop("observe")).__name__ == "Pages"
         calls.append((run, control))
         return [{"round": 0, "test_error": 9.5}]
 
@@ -197,6 +201,8 @@ def test_every_key_is_a_flag() -> None:
         "backbone",
         "pools",
         "decoder",
+        "img_size",
+        "pretrained",
         "resume",
         "force",
         "as_json",
@@ -283,7 +289,10 @@ def test_train_prints_json(recipe: str, runs: list[Any]) -> None:
         (["train", "--lambda-middle", "1,b"], "--lambda-middle: got '1,b', expected numbers"),
         (["train", "--model-arg", "pool"], "expected KEY=VALUE"),
         (["train", "--model", "swwae_minst"], "did you mean swwae_mnist?"),
-        (["train", "--model", "resnet18", "--steps", "3"], "got 'resnet18', expected one of swwae_"),
+        (
+            ["train", "--model", "resnet18", "--steps", "3"],
+            "got 'resnet18', a plain backbone: --backbone resnet18 wraps it",
+        ),
         (["train", "--recipe", "nowhere/own.toml"], "nowhere/own.toml: no such file"),
         (["recipes", "nowhere"], "recipe nowhere"),
         (["show", "swwae_minst"], "did you mean swwae_mnist?"),
@@ -404,3 +413,41 @@ def test_show_a_wrapped_backbone() -> None:
         "strided conv /2: tap beside it" in table and "max pool /2: replaced" in table and "where 2 <- step 2" in table
     )
     assert "expected one of them" in refusal("show", "swwae_mnist", "--backbone", "test_resnet")
+
+
+def test_a_runs_own_recipe_runs_again_beside_it(runs: list[Any], tmp_path: Path) -> None:
+    own = config.RunConfig(steps=9, out=str(tmp_path / "run"))
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/config.toml").write_text(config.to_toml(own))
+    (tmp_path / "run/run.json").write_text("{}")
+    swwae("train", "--recipe", str(tmp_path / "run/config.toml"))
+    (tmp_path / "run-2").mkdir()
+    swwae("train", "--recipe", str(tmp_path / "run/config.toml"))
+    assert [run.out for run, _ in runs] == [str(tmp_path / "run-2"), str(tmp_path / "run-3")]
+    assert runs[0][0].steps == 9
+
+
+def test_size_and_weights_of_a_backbone(recipe: str, runs: list[Any]) -> None:
+    swwae("train", "--recipe", recipe, "--backbone", "resnet18", "--img-size", "96x64", "--pretrained")
+    assert runs[0][0].model_args == {
+        "drop_rate": 0.5, "backbone": "resnet18", "img_size": [96, 64], "backbone_pretrained": True
+    }  # fmt: skip
+    swwae("train", "--model", "swwae_mnist", "--pretrained")
+    assert runs[1][0].model.startswith("swwae_mnist.")
+    assert "comes without weights" in refusal("train", "--model", "swwae_svhn", "--pretrained")
+    assert "both say which weights" in refusal("train", "--pretrained", "--checkpoint", "w.pth")
+    assert "expected the side of the images" in refusal("train", "--img-size", "96x")
+
+
+def test_tables_fit_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from swwae_zoo.cli.options import print_table
+
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    print_table(("model", "size", "notation"), [("a[b]", 12345, "(128)3c-" * 20 + "end")])
+    shown = capsys.readouterr().out
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", shown)
+    assert max(map(len, shown.splitlines())) <= 80 and "a[b]" in shown and "12,345" in shown
+    assert shown.rstrip().endswith("end")

@@ -141,8 +141,8 @@ REFUSED = [
     ({"model_args": {"a b": 1}}, "model_args: got 'a b', expected the name of an argument, such as drop_rate"),
     ({"model_args": {"lr": 1}}, "model_args: got 'lr', a key of the recipe itself: put it above [model_args]"),
     (
-        {"model_args": {"img_size": [64, "x"]}},
-        "model_args.img_size: got [64, 'x'] (list), expected true, false, a number or text",
+        {"model_args": {"beta": [64, 64]}},
+        "model_args.beta: got [64, 64] (list), expected true, false, a number or text",
     ),
 ]
 

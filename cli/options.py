@@ -1,5 +1,6 @@
 """Options and output shared by several commands."""
 
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Annotated
 
@@ -30,10 +31,14 @@ Amp = Annotated[
 
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Prints columns padded to their widest cell, numbers right-aligned; rows are never wrapped, for pipes."""
+    """Prints columns, numbers right-aligned: on a terminal as wide as it is (long cells go on below themselves), for
+    pipes each row on one line."""
     rows = list(rows)
     cells = [[f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in rows]
     right = [bool(rows) and all(isinstance(row[i], int) or row[i] == "" for row in rows) for i in range(len(header))]
+    if sys.stdout.isatty():
+        _print_for_terminal(header, cells, right)
+        return
     widths = [max(map(len, column)) for column in zip(header, *cells, strict=False)]
     for line in [list(header), *cells]:
         padded = (
@@ -41,3 +46,16 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None
             for cell, width, is_right in zip(line, widths, right, strict=False)
         )
         typer.echo("  ".join(padded).rstrip())
+
+
+def _print_for_terminal(header: Sequence[str], cells: Sequence[Sequence[str]], right: Sequence[bool]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name, is_right in zip(header, right, strict=True):
+        table.add_column(name, justify="right" if is_right else "left", overflow="fold", no_wrap=is_right)
+    for row in cells:
+        table.add_row(*map(Text, row))
+    Console(highlight=False).print(table)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Json
+from .options import Json, print_table
 
 
 def recipes(
@@ -30,6 +30,4 @@ def recipes(
     if as_json:
         typer.echo(json.dumps([{"name": name, "title": title} for name, title in titles.items()]))
         return
-    width = max(map(len, names), default=0)
-    for name, title in titles.items():
-        typer.echo(f"{name:{width}}  {title}".rstrip())
+    print_table(("recipe", "what it trains"), titles.items())

@@ -4,7 +4,6 @@ import inspect
 import json
 from collections.abc import Mapping
 from dataclasses import Field, fields
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -56,16 +55,24 @@ def train(
 
     Flags override the recipe; without --recipe it is the model's own: `swwae train --model swwae_mnist` runs in full.
     """
-    wrapped = {"backbone": backbone, "pools": pools, "decoder": decoder}
-    recipe_of_run, overrides = as_given(recipe, given, wrapped, img_size, pretrained, resume)
-    run = config.merge(recipe_of_run, overrides, adapt=not resume)
-    notes = what_gave_way(recipe_of_run, overrides) if recipe_of_run is not None and not resume else ()
+    overrides = keys_of(given)
 
-    from swwae_zoo.models._registry import check_model_name
     from swwae_zoo.publish.report import Pages
     from swwae_zoo.training.rounds import summary, train_rounds
+    from swwae_zoo.training.settings import settings
 
-    check_model_name(run.model)
+    size = None if img_size is None else config.parse_size(img_size)
+    run, notes = settings(
+        overrides,
+        recipe=recipe,
+        backbone=backbone,
+        pools=pools,
+        decoder=decoder,
+        img_size=size,
+        pretrained=pretrained,
+        resume=resume,
+        force=force,
+    )
     results = train_rounds(run, resume=resume, force=force, notes=notes, observe=Pages())
     if as_json and results:  # only rank 0 has results
         typer.echo(json.dumps(results))
@@ -74,90 +81,9 @@ def train(
             typer.echo(line)
 
 
-def as_given(
-    recipe: str | None,
-    given: Mapping[str, Any],
-    wrapped: Mapping[str, str | None],
-    img_size: str | None,
-    pretrained: bool,
-    resume: bool = False,
-) -> tuple[config.RunConfig | None, dict[str, Any]]:
-    """The recipe that a command starts from, and the keys that its flags set (None where a flag was not given).
-
-    Args:
-        given: of each field's flag; wrapped: of --backbone, --pools and --decoder.
-    """
-    overrides = {key.name: value_of(key, given.get(key.name)) for key in fields(config.RunConfig)}
-    check_backbone(overrides["model"])
-    overrides = wrapping(overrides, **wrapped)
-    if img_size is not None:
-        overrides["model_args"] = {**(overrides["model_args"] or {}), "img_size": config.parse_size(img_size)}
-    base = base_recipe(recipe, resume, overrides["model"] or config.RunConfig.model, overrides["out"])
-    if pretrained:
-        overrides = with_pretrained(overrides, base)
-    return config.read_recipe(base) if base else None, overrides
-
-
-def check_backbone(model: str | None) -> None:
-    """Refuses a plain backbone's name as a model, with the flag that takes it."""
-    if model is None or ":" in model or model.startswith("swwae"):
-        return
-    import timm
-
-    if timm.is_model(model.partition(".")[0]):
-        raise ValueError(f"model: got {model!r}, a plain backbone: --backbone {model} wraps it with a decoder")
-
-
-def with_pretrained(overrides: dict[str, Any], base: str | Path | None) -> dict[str, Any]:
-    """--pretrained, spelled out: the backbone's own weights, or the tag under which the model's lie."""
-    from swwae_zoo.models._pretrained import packaged_tags
-
-    if overrides["init"]:
-        raise ValueError("got --pretrained and --checkpoint (or --init): both say which weights to start from; choose")
-    model = overrides["model"] or (config.read_recipe(base).model if base else config.RunConfig.model)
-    if model.partition(".")[0] == "swwae_wrap":
-        return {**overrides, "model_args": {**(overrides["model_args"] or {}), "backbone_pretrained": True}}
-    if "." in model or ":" in model:  # names its weights already
-        return overrides
-    tags = list(packaged_tags(model))
-    if not tags:
-        raise ValueError(f"--pretrained: {model} comes without weights; leave it out, or give --checkpoint FILE")
-    return {**overrides, "model": f"{model}.{tags[0]}"}
-
-
-def what_gave_way(recipe: config.RunConfig, overrides: dict[str, Any]) -> tuple[str, ...]:
-    """A line that names the keys that were the recipe's for its own data or length, with the values they take."""
-    changed = config.fallbacks(recipe, overrides)
-    values = ", ".join(config.toml_line(name, value) for name, value in changed.items())
-    return (f"data or length are not the recipe's, so: {values}",) if changed else ()
-
-
-def wrapping(overrides: dict[str, Any], **options: str | None) -> dict[str, Any]:
-    """--backbone and its options, spelled out: model = swwae_wrap with these arguments."""
-    options = {name: value for name, value in options.items() if value is not None}
-    if "backbone" in options:
-        if overrides["model"] not in (None, "swwae_wrap"):
-            raise ValueError(
-                f"got --model {overrides['model']} and --backbone {options['backbone']}: expected one of them"
-            )
-        overrides = {**overrides, "model": "swwae_wrap"}
-    return {**overrides, "model_args": {**(overrides["model_args"] or {}), **options} or None}
-
-
-def base_recipe(recipe: str | None, resume: bool, model: str, out: str | None) -> str | Path | None:
-    """What the flags override: the given recipe, the resumed run's own, or the model's default; None if it has none."""
-    if recipe is None and resume and out is not None:
-        from swwae_zoo.utils.files import user_path
-
-        saved = user_path(out) / "config.toml"
-        if not saved.is_file():
-            raise ValueError(f"{out}: holds no run to resume; leave --resume out to start one")
-        return saved
-    if recipe is None and config.default_recipe(model) is None:
-        from swwae_zoo.models._registry import check_model_name
-
-        check_model_name(model)  # a misspelled name is likelier than a recipe without a number of steps
-    return recipe or config.default_recipe(model)
+def keys_of(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What the flags say, by key; None where a flag was not given."""
+    return {key.name: value_of(key, given.get(key.name)) for key in fields(config.RunConfig)}
 
 
 def value_of(key: Field, given: Any) -> Any:

@@ -15,7 +15,7 @@ from swwae_zoo import config
 from swwae_zoo.utils.text import printable
 
 from .options import Json, print_table
-from .train import Backbone, Decoder, ImgSize, Pools, Pretrained, Recipe, as_given, flag
+from .train import Backbone, Decoder, ImgSize, Pools, Pretrained, Recipe, flag, keys_of
 
 SHOWN = 10  # trials in the table
 LEFT_OUT = {"rounds", "twin", "track", "out"}  # flags of `swwae train` that a search has no use for, or its own
@@ -63,12 +63,21 @@ def tune(
     """
     if importlib.util.find_spec("optuna") is None:
         raise ValueError("tune: needs optuna: pip install 'swwae_zoo[tune]'")
-    wrapped = {"backbone": backbone, "pools": pools, "decoder": decoder}
-    base, overrides = as_given(recipe, given, wrapped, img_size, pretrained)
 
     from swwae_zoo.experiments.tune import TuneSettings
     from swwae_zoo.experiments.tune import tune as run
+    from swwae_zoo.training.settings import recipe_and_keys
 
+    size = None if img_size is None else config.parse_size(img_size)
+    base, overrides = recipe_and_keys(
+        keys_of(given),
+        recipe=recipe,
+        backbone=backbone,
+        pools=pools,
+        decoder=decoder,
+        img_size=size,
+        pretrained=pretrained,
+    )
     settings = TuneSettings(out, trials, hours, storage, study, tuple(search or ()))
     result = run(base, overrides, settings)
     if as_json:

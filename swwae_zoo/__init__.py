@@ -28,12 +28,12 @@ if TYPE_CHECKING:
     from swwae_zoo import loss as losses
     from swwae_zoo.analysis.load import Prediction, Trained, load
     from swwae_zoo.analysis.preprocess import preprocess_of
+    from swwae_zoo.api import Run, train
     from swwae_zoo.hub import pull
     from swwae_zoo.loss import register_term
     from swwae_zoo.models import SWWAE, Decoding, Encoding, SWWAEOutput, wrap
     from swwae_zoo.publish import push
     from swwae_zoo.task import SWWAETask
-    from swwae_zoo.training.api import Run, train
 
 __all__ = [
     "SWWAE",
@@ -59,7 +59,7 @@ __all__ = [
 _MODULES = {
     "SWWAETask": "swwae_zoo.task",
     **dict.fromkeys(("Prediction", "Trained", "load"), "swwae_zoo.analysis.load"),
-    **dict.fromkeys(("Run", "train"), "swwae_zoo.training.api"),
+    **dict.fromkeys(("Run", "train"), "swwae_zoo.api"),
     "preprocess_of": "swwae_zoo.analysis.preprocess",
     "pull": "swwae_zoo.hub",
     "push": "swwae_zoo.publish",

@@ -317,6 +317,10 @@ def merge(config: RunConfig | None, overrides: Mapping[str, Any], adapt: bool = 
     given = {name: value for name, value in overrides.items() if value is not None}
     check_known(given)
     if config is None:
+        if adapt and not (given.get("steps") or given.get("epochs")):
+            given["steps"] = -1
+        if adapt and str(given.get("data", "")).startswith(OWN_IMAGES):
+            given = {"num_val": -1, "warmup_steps": -1, **given}
         return RunConfig(**given)
     changed = fallbacks(config, given) if adapt else {}
     replaced = adapt and _names_backbone(given)
@@ -331,7 +335,7 @@ def merge(config: RunConfig | None, overrides: Mapping[str, Any], adapt: bool = 
     return replace(config, **given)
 
 
-OWN_IMAGES = ("folder:", "npz:", "parquet:", "hf:", "python:")  # of the user's: no published protocol says how
+OWN_IMAGES = ("folder:", "npz:", "parquet:", "hf:")  # of the user's: no published protocol says how
 
 
 def fallbacks(config: RunConfig, overrides: Mapping[str, Any]) -> dict[str, Any]:

@@ -114,9 +114,7 @@ def data_folder(data_dir: str | os.PathLike[str] | None = None) -> Path:
 def _unknown(spec: str, name: str) -> str:
     near = difflib.get_close_matches(name.lower(), LOADERS, n=1)
     hint = ""
-    if spec.startswith("python:"):
-        hint = "; these images were given to swwae_zoo.train from Python, and can only be given so again"
-    elif user_path(spec).is_dir():
+    if user_path(spec).is_dir():
         hint = f"; for that folder write 'folder:{spec}'"
     elif near:
         hint = f"; did you mean {near[0]!r}?"

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -36,7 +35,6 @@ class SplitRequest:
             CIFAR is a part, else exact.
         limit: bytes of unlabelled images that may lie in memory.
         labeled_limit: bytes of labelled images, and of test images, that may.
-        given: images that are there already, by spec ("python:data"); they have no test and validation part.
     """
 
     data: str
@@ -52,7 +50,6 @@ class SplitRequest:
     leakage: str = "auto"
     limit: float = float("inf")
     labeled_limit: float = float("inf")
-    given: Mapping[str, Images] = field(default_factory=dict)
 
 
 class Splits(NamedTuple):
@@ -144,12 +141,6 @@ def tenth(labels: Tensor, num_classes: int) -> int:
 
 
 def _load(request: SplitRequest, spec: str, split: str, in_chans: int | None, limit: float) -> Images:
-    if spec in request.given:
-        images = request.given[spec]
-        if split in ("val", "test"):
-            raise NoSuchSplit(f"{spec} has no {split} images")
-        images = images.unlabelled() if split == "unlabeled" else images
-        return images if in_chans is None else images.with_channels(in_chans)
     return load_images(
         spec,
         split,

@@ -12,7 +12,7 @@ import torch
 from swwae_zoo.models._base import SWWAE
 from swwae_zoo.models._pretrained import place_of_weights
 
-__all__ = ["build_meta", "check_model_name", "model_names"]
+__all__ = ["build_meta", "check_model_name", "model_names", "without_weights"]
 
 
 def model_names() -> list[str]:
@@ -33,9 +33,18 @@ def check_model_name(name: str) -> None:
         if "." in name:
             place_of_weights(name)
         return
+    if timm.is_model(name.partition(".")[0]):
+        raise ValueError(f"model: got {name!r}, a plain backbone: --backbone {name} wraps it with a decoder")
     near = difflib.get_close_matches(name, names, n=1)
     hint = f"did you mean {near[0]}?" if near else "`swwae list` lists them"
     raise ValueError(f"model: got {name!r}, expected one of {', '.join(names)}; {hint}")
+
+
+def without_weights(model_args: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments that say what a model is, less those that say where its backbone's weights come from."""
+    return {
+        key: value for key, value in model_args.items() if key not in ("backbone_pretrained", "backbone_checkpoint")
+    }
 
 
 def build_meta(name: str, model_args: Mapping[str, Any] | None = None) -> SWWAE:
@@ -43,13 +52,13 @@ def build_meta(name: str, model_args: Mapping[str, Any] | None = None) -> SWWAE:
 
     Args:
         name: as `timm.create_model` takes it.
-        model_args: arguments for `timm.create_model`; None values are left out.
+        model_args: arguments for `timm.create_model`; None values, and a backbone's weights, are left out.
 
     Raises:
         ValueError: an unknown model or argument, or one that the model refuses.
     """
     check_model_name(name)
-    given = {key: value for key, value in (model_args or {}).items() if value is not None}
+    given = {key: value for key, value in without_weights(model_args or {}).items() if value is not None}
     with torch.device("meta"):
         try:
             model = timm.create_model(name, **given)

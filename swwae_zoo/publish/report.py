@@ -123,7 +123,7 @@ class Pages:
 
 def _source_in(trainer: Trainer, done: bool) -> Source:
     held_out = ((trainer.test, "test"),) if done else ()
-    for images, split in (*held_out, (trainer.val, "validation")):
+    for images, _split in (*held_out, (trainer.val, "validation")):
         if images is not None and images.count and images.labels is not None:
             break
     else:
@@ -406,7 +406,8 @@ def _table(
     how = f"{name.capitalize()}; mean ± sample standard deviation over the rounds, each with labels drawn anew."
     headline = [(text(own), name)]
     if twins:
-        how += " The twin is the same net, recipe and seed with every λ but that of NLL 0; a gain is the twin's less the SWWAE's."
+        how += " The twin is the same net, recipe and seed with every λ but that of NLL 0; "
+        how += "a gain is the twin's less the SWWAE's."
         headline.append((text(others), f"{name} of the twins"))
     if gains:
         better = sum(gain > 0 for gain in gains)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -14,10 +13,11 @@ from timm.models import load_state_dict
 from torch import Tensor
 
 from swwae_zoo.config import RunConfig
-from swwae_zoo.data import Images, SplitRequest, Splits, make_splits, physical_memory, seeded
+from swwae_zoo.data import SplitRequest, Splits, make_splits, physical_memory, seeded
 from swwae_zoo.hub.config import read_model_config
 from swwae_zoo.hub.remote import CONFIG, WEIGHTS
 from swwae_zoo.models import SWWAE, build_meta
+from swwae_zoo.models._registry import without_weights
 from swwae_zoo.models.wrapped.model import WrappedSWWAE
 from swwae_zoo.models.wrapped.wrapping import load_backbone
 from swwae_zoo.optim.finetune import freeze
@@ -42,24 +42,16 @@ __all__ = [
 SHOWN = 5  # names of new classes in a line
 
 
-def splits_of(
-    config: RunConfig,
-    shape: tuple[int, int, int],
-    given: Mapping[str, Images] | None = None,
-    tell: Callable[[int, int], None] | None = None,
-) -> Splits:
+def splits_of(config: RunConfig, shape: tuple[int, int, int], tell: Callable[[int, int], None] | None = None) -> Splits:
     """The data of one round for images of ``shape`` (C, H, W); the seed draws labelled and validation images.
 
     Args:
-        given: images from Python, by the spec that stands for them.
         tell: called with how far the search for copies has come.
     """
-    return make_splits(request_of(config, shape, given), tell)
+    return make_splits(request_of(config, shape), tell)
 
 
-def request_of(
-    config: RunConfig, shape: tuple[int, int, int], given: Mapping[str, Images] | None = None
-) -> SplitRequest:
+def request_of(config: RunConfig, shape: tuple[int, int, int]) -> SplitRequest:
     """What `splits_of` asks for."""
     return SplitRequest(
         data=config.data,
@@ -75,7 +67,6 @@ def request_of(
         leakage=config.copies,
         limit=memory_limit(config.unlabeled_store),
         labeled_limit=memory_limit("auto"),
-        given=given or {},
     )
 
 
@@ -92,13 +83,8 @@ def input_shape(config: RunConfig) -> tuple[int, int, int]:
     Raises:
         ValueError: no such model, or arguments it does not take.
     """
-    model = build_meta(config.model, without_weights(config.model_args))
+    model = build_meta(config.model, config.model_args)
     return model.in_chans, *model.img_size
-
-
-def without_weights(model_args: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments that say what the model is, less those that say where its weights come from."""
-    return {key: value for key, value in model_args.items() if not key.startswith("backbone_")}
 
 
 def build_model(
@@ -107,6 +93,7 @@ def build_model(
     world: World = World(),
     class_names: Sequence[str] = (),
     say: Callable[[str], None] | None = None,
+    weights: bool = True,
 ) -> SWWAE:
     """The model of ``config``, initialised from its seed, from ``init``, or from the weights that its name stands for
     (a tag, "hf-hub:ORG/NAME", "local-dir:PATH"); dropout differs between processes.
@@ -114,12 +101,13 @@ def build_model(
     Args:
         class_names: of the classes it is to learn, for a classifier that is taken over (see `load_initial`).
         say: told in a line which weights it starts from.
+        weights: load those that it starts from; a resumed run has its own.
 
     Raises:
         ValueError: an unknown argument, a model that is not a SWWAE, or ``init`` holds no weights for it.
     """
     torch.manual_seed(config.seed)
-    args = {"num_classes": num_classes, **config.model_args}
+    args = {"num_classes": num_classes, **(config.model_args if weights else without_weights(config.model_args))}
     try:
         model = timm.create_model(config.model, **args)
     except TypeError as error:  # an argument of another name, or of another type
@@ -130,7 +118,7 @@ def build_model(
             "that can, and --backbone wraps another"
         )
     source = initial_weights(config)
-    if source:
+    if source and weights:
         file = user_path(source)
         line = load_file(model, file) if file.is_file() else load_initial(model, source, class_names)
         if say is not None:

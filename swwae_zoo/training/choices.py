@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping
 from dataclasses import replace
 
 from timm.models import get_pretrained_cfg
 
 from swwae_zoo.config import RunConfig
-from swwae_zoo.data import Images, Splits, load_images
+from swwae_zoo.data import Splits, load_images
 from swwae_zoo.data.readers.folders import stored_sizes
 
 __all__ = ["stored_size", "with_length", "with_size"]
@@ -20,14 +19,11 @@ LEAST, LARGEST = 2 * STEP_DOWN, 224  # of the shorter side: a map of one pixel h
 PASSES, LEAST_STEPS, MOST_STEPS = 20, 2000, 20000
 
 
-def with_size(config: RunConfig, given: Mapping[str, Images] | None = None) -> RunConfig:
+def with_size(config: RunConfig) -> RunConfig:
     """The recipe with an img_size, where it wraps a backbone and names none.
 
     Images are trained on as they are stored, within what the backbone needs: shorter side from 64 to 224 pixels, both
     a multiple of 32, in the images' own proportions where all have the same.
-
-    Args:
-        given: images from Python, by the spec that stands for them.
     """
     args = config.model_args
     if config.model.partition(".")[0] != "swwae_wrap" or args.get("img_size"):
@@ -35,7 +31,7 @@ def with_size(config: RunConfig, given: Mapping[str, Images] | None = None) -> R
     cfg = get_pretrained_cfg(str(args.get("backbone", "resnet18")), allow_unregistered=True)
     if cfg is not None and cfg.fixed_input_size:
         return replace(config, model_args={**args, "img_size": list(cfg.input_size[1:])})
-    size = size_for(_stored(config, given or {}))
+    size = size_for(_stored(config))
     return config if size is None else replace(config, model_args={**args, "img_size": size})
 
 
@@ -53,12 +49,15 @@ def size_for(stored: list[tuple[int, int]]) -> int | list[int] | None:
     return sides[0] if sides[0] == sides[1] else sides
 
 
-def _stored(config: RunConfig, given: Mapping[str, Images]) -> list[tuple[int, int]]:
+def _stored(config: RunConfig) -> list[tuple[int, int]]:
+    """(height, width) of labelled images as they are stored; none where they can't be read without a size."""
     name, _, option = config.data.partition(":")
     if name == "folder":
         return stored_sizes(option)
-    images = given.get(config.data) or load_images(config.data, "train", data_dir=config.data_dir or None)
-    return [images.shape[1:]]
+    try:
+        return [load_images(config.data, "train", data_dir=config.data_dir or None).shape[1:]]
+    except ValueError:  # of several sizes, or not there at all: whoever reads them with a size says so
+        return []
 
 
 def with_length(config: RunConfig, splits: Splits) -> RunConfig:
@@ -72,11 +71,11 @@ def with_length(config: RunConfig, splits: Splits) -> RunConfig:
     return replace(config, steps=min(max(PASSES * math.ceil(count / batch), LEAST_STEPS), MOST_STEPS))
 
 
-def stored_size(config: RunConfig, splits: Splits, given: Mapping[str, Images]) -> str:
+def stored_size(config: RunConfig, splits: Splits) -> str:
     """Size of the labelled images as they are stored, in words: "64x96", or "32x32 to 480x640"."""
     if config.data.startswith("folder:"):
         sizes = sorted(set(stored_sizes(config.data.partition(":")[2])), key=lambda size: size[0] * size[1])
     else:
-        sizes = [(given.get(config.data) or splits.labeled).shape[1:]]
+        sizes = [splits.labeled.shape[1:]]
     ends = [f"{height}x{width}" for height, width in sizes]
     return " to ".join([ends[0], ends[-1]] if len(ends) > 1 else ends)

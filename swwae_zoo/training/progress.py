@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -24,11 +25,11 @@ LONG = 5.0  # seconds after which a search that goes on is worth a line
 class Bar(RichProgress):
     """A bar with a line below it, where a narrow terminal has room for what the bar's own would cut off."""
 
-    said = ""
+    said = acknowledged = ""
 
     def get_renderables(self) -> Iterable[RenderableType]:
         yield from super().get_renderables()
-        yield Text(self.said)
+        yield Text(self.acknowledged or self.said)
 
 
 class Progress:
@@ -46,12 +47,19 @@ class Progress:
         self._start = 0.0
         self._said = self._val = ""
         self._begun = 0.0
-        self._looked = self._told = time.monotonic()
+        self._told = time.monotonic()
         self.title = ""  # which of several nets, before its name
 
     def say(self, text: str) -> None:
         """A line of its own, never wrapped when it goes to a file."""
         self.console.print(text, markup=False, soft_wrap=True)
+
+    def acknowledge(self, text: str) -> None:
+        """A line from within a signal handler, which may have come in the middle of another line's writing."""
+        if self._bar is not None:
+            self._bar.acknowledged = text  # shown when the bar is drawn next
+        elif not self.console.quiet:
+            os.write(sys.stderr.fileno(), f"{text}\n".encode())
 
     def show(self, block: RenderableType) -> None:
         """A block of several lines."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 import shlex
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -16,19 +16,12 @@ import torch
 from torch import nn
 
 from swwae_zoo.config import RunConfig, fixed_keys, read_recipe, without_lambdas
-from swwae_zoo.data import Images, Splits, pinned, unpinned
+from swwae_zoo.data import Splits, pinned, unpinned
 from swwae_zoo.models import build_meta
 from swwae_zoo.models import swwae as _registers_the_models  # noqa: F401
 from swwae_zoo.optim.optimizer import create_optimizer
 from swwae_zoo.task import SWWAETask
-from swwae_zoo.training.build import (
-    build_model,
-    initial_weights,
-    input_shape,
-    resolve_device,
-    splits_of,
-    without_weights,
-)
+from swwae_zoo.training.build import build_model, initial_weights, input_shape, resolve_device, splits_of
 from swwae_zoo.training.choices import stored_size, with_length, with_size
 from swwae_zoo.training.places import find_place
 from swwae_zoo.training.progress import Progress
@@ -41,7 +34,7 @@ from swwae_zoo.utils.distributed import World, connected
 from swwae_zoo.utils.files import user_path
 from swwae_zoo.utils.precision import Autocast
 
-__all__ = ["out_of", "summary", "train_rounds"]
+__all__ = ["best_run", "out_of", "summary", "train_rounds"]
 
 _NO_PATH = str.maketrans(":/\\", "___")
 
@@ -52,7 +45,6 @@ def train_rounds(
     resume: bool = False,
     force: bool = False,
     notes: Sequence[str] = (),
-    given: Mapping[str, Images] | None = None,
     progress: Progress | None = None,
     observe: Observer | None = None,
 ) -> list[dict[str, Any]]:
@@ -66,7 +58,6 @@ def train_rounds(
         resume: go on where a stopped run was; rounds that are finished are not run again.
         force: start over in a folder that already holds a run.
         notes: lines to be said when the run begins.
-        given: images from Python, by the spec that stands for them in ``config``.
         progress: told what happens; on standard error by default.
         observe: see `Trainer`; such as `swwae_zoo.publish.report.Pages()`, which writes report.html.
 
@@ -82,10 +73,8 @@ def train_rounds(
     device = resolve_device(config.device, world)
     with Interrupt(patient=world.launched) as interrupt, connected(world, device), ExitStack() as stack:
         progress = progress or Progress(quiet=not world.first)
-        interrupt.tell = progress.say
-        results = _train_rounds(
-            config, resume, force, world, device, interrupt, notes, stack, given or {}, progress, observe
-        )
+        interrupt.tell = progress.acknowledge
+        results = _train_rounds(config, resume, force, world, device, interrupt, notes, stack, progress, observe)
     return results if world.first else []
 
 
@@ -98,18 +87,17 @@ def _train_rounds(
     interrupt: Interrupt,
     notes: Sequence[str],
     stack: ExitStack,
-    given: Mapping[str, Images],
     progress: Progress,
     observe: Observer | None,
 ) -> list[dict[str, Any]]:
     check_service(config.track)
     check_before_data(config, device)
     out = out_of(config)
-    config = replace(with_size(config, given), out=str(out))
-    shape = input_shape(config)
     if world.restarts and RunDirectory.begun_by(out, world.job):  # the launcher's command line is that of the start
         resume, force = True, False
-    config = pinned_data(config, out, resume, world)
+    config = pinned_data(replace(config, out=str(out)), out, resume, world)
+    config = as_begun(config, out) if resume else with_size(config)
+    shape = input_shape(config)
     if resume and world.first:
         check_same_run(config, out)
 
@@ -127,7 +115,7 @@ def _train_rounds(
         if run.seed != seed:
             splits = None  # this round's images first make room for the next's
             with world.one_per_machine_first():
-                read = splits_of(run, shape, given, progress.looked_at)
+                read = splits_of(run, shape, progress.looked_at)
             splits, seed = read.to(device, unlabeled=lambdas_of(run).uses_unlabeled), run.seed
             del read
             for note in splits.notes:
@@ -136,8 +124,9 @@ def _train_rounds(
         config, run = with_length(config, splits), with_length(run, splits)
         progress.title = f"net {number} of {len(runs)}: " if len(runs) > 1 else ""
         directory = root if len(runs) == 1 else directory_of(run.out)
+        goes_on = resume and (directory.path / "checkpoint.pt").is_file()
         model = build_model(
-            run, splits.num_classes, world, splits.labeled.class_names, None if resume else progress.say
+            run, splits.num_classes, world, splits.labeled.class_names, progress.say, weights=not goes_on
         )
         trainer = Trainer(run, model, splits, directory, device, progress, world, observe)
         if not results:  # all that can be wrong with the input is known by now
@@ -147,11 +136,9 @@ def _train_rounds(
             precision = str(trainer.autocast.dtype or torch.float32).removeprefix("torch.")
             progress.show(
                 start_block(
-                    config, splits, model, device, precision=precision, steps=trainer.steps, nets=len(runs),
-                    stored=stored_size(config, splits, given),
-                    trained=bool(initial_weights(config) or config.model_args.get("backbone_pretrained")),
+                    config, splits, model, device, precision, trainer.steps, len(runs), stored_size(config, splits)
                 )
-            )  # fmt: skip
+            )
             interrupt.advice = f"go on with: swwae train --resume --out {shlex.quote(str(out))}"
         if directory is not root:
             directory.begin(run)
@@ -163,7 +150,7 @@ def _train_rounds(
             root.write_json("results.json", results)
         if len(results) < len(runs):
             interrupt.check(f"stopped when {directory.path} was finished", world.maximum(interrupt.signal_number))
-    for line in next_steps(out, directory_to_go_on_with(out, results, runs), lambdas_of(config).classifies):
+    for line in next_steps(out, best_run(out, results), lambdas_of(config).classifies):
         progress.say(line)
     return results
 
@@ -174,11 +161,13 @@ def out_of(config: RunConfig) -> Path:
     return user_path(config.out or f"runs/{name.translate(_NO_PATH)}")
 
 
-def directory_to_go_on_with(out: Path, results: list[dict[str, Any]], runs: list[tuple[RunConfig, bool]]) -> Path:
-    """Of several rounds the one whose validation error is the lowest (the first without one), no twin."""
-    nets = [(result, run) for result, (run, twin) in zip(results, runs, strict=True) if not twin]
-    errors = [math.inf if result["val_error"] is None else result["val_error"] for result, _ in nets]
-    return Path(nets[errors.index(min(errors))][1].out)
+def best_run(out: Path, results: list[dict[str, Any]]) -> Path:
+    """The directory of the net with the lowest validation error (the first without one), no twin."""
+    if len(results) < 2:
+        return out
+    nets = [result for result in results if not result["twin"]]
+    errors = [math.inf if result["val_error"] is None else result["val_error"] for result in nets]
+    return out / f"seed{nets[errors.index(min(errors))]['seed']}"
 
 
 def check_before_data(config: RunConfig, device: torch.device) -> None:
@@ -187,7 +176,7 @@ def check_before_data(config: RunConfig, device: torch.device) -> None:
     Raises:
         ValueError: one line.
     """
-    model = build_meta(config.model, without_weights(config.model_args))
+    model = build_meta(config.model, config.model_args)
     Autocast(config.amp, device)
     create_optimizer(replace(config, lr_encoder=0.0, layer_decay=1.0), nn.Linear(1, 1))  # its name and its betas
     SWWAETask(model, lambdas_of(config), device=torch.device("meta"))
@@ -234,6 +223,16 @@ def runs_of(config: RunConfig) -> list[tuple[RunConfig, bool]]:
             run = replace(config, seed=seed, rounds=1, twin=False, out=folder)
             runs.append((without_lambdas(run) if twin else run, twin))
     return runs
+
+
+def as_begun(config: RunConfig, out: Path) -> RunConfig:
+    """What was chosen from the data when the run in ``out`` was begun, where ``config`` leaves it open again."""
+    file = out / "config.toml"
+    before = read_recipe(file) if file.is_file() else config
+    size = before.model_args.get("img_size")
+    if size is not None and "img_size" not in config.model_args:
+        config = replace(config, model_args={**config.model_args, "img_size": size})
+    return replace(config, steps=before.steps) if config.steps < 0 and not before.epochs else config
 
 
 def check_same_run(config: RunConfig, out: Path) -> None:

@@ -11,6 +11,7 @@ from rich.table import Table
 from swwae_zoo.config import RunConfig
 from swwae_zoo.data import Images, Splits
 from swwae_zoo.models import SWWAE
+from swwae_zoo.training.build import initial_weights
 from swwae_zoo.utils.text import markup, printable
 
 __all__ = ["next_steps", "start_block"]
@@ -24,12 +25,10 @@ def start_block(
     splits: Splits,
     model: SWWAE,
     device: torch.device,
-    *,
     precision: str,
     steps: int,
     nets: int,
     stored: str,
-    trained: bool,
 ) -> Table:
     """A table of two columns for a terminal of any width; what comes from outside is escaped.
 
@@ -37,7 +36,6 @@ def start_block(
         steps: of one net.
         nets: rounds, and their twins.
         stored: size of the images as they are stored, in words.
-        trained: whether the net starts from weights that have learnt already.
     """
     labeled, names = splits.labeled, splits.labeled.class_names
     classes = ", ".join(markup(name, 40) for name in names[:SHOWN]) + ", ..." * (len(names) > SHOWN)
@@ -60,7 +58,7 @@ def start_block(
         "size": f"{stored} as stored -> {height}x{width} {channels} as trained",
         "model": markup(model.text, 200),
         "parameters": f"{encoder:,} encoder and classifier, {decoder:,} decoder",
-        "starts from": "trained weights" if trained else "random weights",
+        "weights": starting_weights(config),
         "device": f"{device}{threads}, precision {precision}",
         "training": f"{each}, {labeled_batch(config, labeled)} + {config.batch_size if splits.unlabeled else 0} images "
         f"a step, {config.opt}, lr {config.lr:g}",
@@ -72,6 +70,14 @@ def start_block(
     for name, value in rows.items():
         table.add_row(name, value)
     return table
+
+
+def starting_weights(config: RunConfig) -> str:
+    """Where the weights come from that a run starts with, in words and escaped."""
+    source = initial_weights(config) or config.model_args.get("backbone_checkpoint")
+    if source:
+        return f"from {markup(source, 200)}"
+    return "the backbone's pretrained ones" if config.model_args.get("backbone_pretrained") else "random"
 
 
 def labeled_batch(config: RunConfig, labeled: Images) -> int:

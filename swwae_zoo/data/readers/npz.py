@@ -28,6 +28,7 @@ ARRAYS = {
     "unlabeled": (("x_train", "y_train"), ("images", "labels")),
 }
 _LABELS = ("y_train", "labels", "y_val", "y_test")  # all of them are read: together they give the number of classes
+NAMES = "class_names"
 _READ_ERRORS = (
     OSError, ValueError, EOFError, LookupError, RuntimeError, TypeError, OverflowError, MemoryError, SyntaxError,
     zipfile.BadZipFile, zlib.error, struct.error,
@@ -37,6 +38,7 @@ _READ_ERRORS = (
 def npz(request: Request) -> Images:
     """Arrays x_train, y_train, x_val, y_val, x_test, y_test, or images and labels; training labels may be left out.
 
+    An array class_names, text, names the classes.
     Images are uint8, `(N, H, W)`, `(N, H, W, C)` or `(N, C, H, W)` with C 1 or 3, looked for last, then second.
     Labels are whole numbers from 0, `(N,)` or `(N, 1)`. Pickled objects are never loaded, and no array is read before
     its header was compared with the file and with the machine's memory.
@@ -68,8 +70,18 @@ def npz(request: Request) -> Images:
                     key: checked_labels(*_Array(archive, path, key, files).whole()) for key in _LABELS if key in names
                 }
                 labels = every[labels_key]
-                class_names = tuple(map(str, range(1 + max(int(each.max()) for each in every.values()))))
+                count = 1 + max(int(each.max()) for each in every.values())
+                class_names = tuple(map(str, range(count)))
+                if NAMES in names:
+                    class_names = _checked_names(_Array(archive, path, NAMES, files), count)
             return _images(_Array(archive, path, images_key, files), shelf, request, labels, class_names)
+
+
+def _checked_names(array: _Array, count: int) -> tuple[str, ...]:
+    """The names of the classes, of which there are at least ``count``."""
+    if array.dtype.kind != "U" or len(array.shape) != 1 or array.shape[0] < count:
+        raise ValueError(f"{array.what} is {array.dtype} {array.shape}; expected text, one name for each class")
+    return tuple(array.whole()[1].tolist())
 
 
 def _images(

@@ -84,7 +84,8 @@ def size_of(file: Path) -> tuple[int, int] | None:
     try:
         with Image.open(file, formats=FORMATS) as opened:
             turned = opened.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-            return opened.size if turned else opened.size[::-1]
+            width, height = opened.size
+            return (width, height) if turned else (height, width)
     except Exception:  # Pillow's parsers raise whatever they stumble on; who reads it whole says what is wrong
         return None
 

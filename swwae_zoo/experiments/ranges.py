@@ -108,6 +108,8 @@ def _parsed(text: str, key: str, bounds: str, is_whole: bool | None) -> Range:
         raise ValueError(f"search: got {text!r}, but {key} is a whole number: expected whole ends")
     if not numbers[0] < numbers[1]:
         raise ValueError(f"search: got {text!r}, expected the lower end first")
+    if key == "model_args.drop_rate" and not 0 <= numbers[0] < numbers[1] < 1:
+        raise ValueError(f"search: got {text!r}, expected a drop_rate of at least 0 and below 1")
     if len(more) == 2 and numbers[0] <= 0:
         raise ValueError(f"search: got {text!r}, but a logarithmic range begins above 0")
     return Range(key, *numbers, log=len(more) == 2, whole=all_whole if is_whole is None else is_whole)

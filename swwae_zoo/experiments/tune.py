@@ -332,6 +332,7 @@ class Search:
         goes_on = "continues" in trial.user_attrs and (folder / "checkpoint.pt").is_file()
         directory = RunDirectory(folder, resume=goes_on, force=not goes_on)
         quiet = Progress(quiet=not sys.stderr.isatty())  # elsewhere than on a terminal, a line for each trial is enough
+        quiet.title = f"trial {trial.number}: "
         try:
             trainer = Trainer(config, self._model(config), self.splits, directory, self.device, quiet)
             directory.begin(config)

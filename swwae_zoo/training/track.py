@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import json
 import os
 import secrets
 import sys
@@ -19,8 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from swwae_zoo.utils.files import atomic_write
-from swwae_zoo.utils.json_files import read_json
+from swwae_zoo.utils.json_files import read_json, write_json
 from swwae_zoo.utils.text import printable
 
 __all__ = ["Tracker", "check_service", "open_tracker"]
@@ -171,8 +169,7 @@ class Tracker:
 
     def _remember(self) -> None:
         self._service.flush()
-        with atomic_write(self._file) as part:
-            part.write_text(json.dumps(self._state) + "\n", encoding="utf-8")
+        write_json(self._file, self._state)
 
 
 def open_tracker(name: str, folder: Path, config: Mapping[str, Any]) -> Tracker:

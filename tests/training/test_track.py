@@ -15,6 +15,7 @@ from swwae_zoo.training.rounds import train_rounds
 from swwae_zoo.training.run_directory import RunDirectory
 from swwae_zoo.training.track import check_service, open_tracker
 from swwae_zoo.training.trainer import Trainer
+from swwae_zoo.utils.json_files import write_json
 
 CONFIG = RunConfig(
     model_args={"notation": "(4)3c-2p-(4)3c-2p-10fc"}, num_labels=50, num_val=50, steps=8, batch_size=16,
@@ -175,7 +176,7 @@ def test_a_missing_library_is_one_line_before_anything_is_written(
 @pytest.mark.parametrize("state", [{"service": "tensorboard"}, {"service": "tensorboard", "id": 3, "sent": {"a": "b"}}])
 def test_a_record_of_another_kind_is_begun_anew(tmp_path: Path, state: dict[str, Any]) -> None:
     pytest.importorskip("tensorboard")
-    (tmp_path / "track.json").write_text(json.dumps(state))
+    write_json(tmp_path / "track.json", state)
     tracker = open_tracker("tensorboard", tmp_path, {})
     tracker.log([{"step": 1, "nll": 2.0}])
     tracker.close()

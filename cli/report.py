@@ -6,7 +6,9 @@ import typer
 
 
 def report(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="Folder of a run, or of one of its rounds.", show_default=False)],
+    run: Annotated[
+        str, typer.Argument(metavar="RUN", help="Folder of a run, or of one of its rounds.", show_default=False)
+    ],
 ) -> None:
     """Write RUN/report.html: errors, curves, pictures and how to run it again, on one page that opens offline.
 

@@ -51,7 +51,11 @@ SHARE = 0.02  # of the time of a training that its pages may take
 SHOWN = 16  # pictures of a kind
 MATRIX = 20  # classes: more of them don't fit on a page as a matrix
 CLASSES = 60  # of more, those with the highest error
-FIGURES = (("test_error", "test error", 2, " %"), ("val_error", "validation error", 2, " %"), ("test_rec", "test L2rec", 5, ""))
+FIGURES = (
+    ("test_error", "test error", 2, " %"),
+    ("val_error", "validation error", 2, " %"),
+    ("test_rec", "test L2rec", 5, ""),
+)
 
 
 class Source(NamedTuple):
@@ -189,7 +193,9 @@ def _write_round(home: Path, source: Source | None, notes: list[str], most: int)
         headline.append((f"{judgement.calibration_error():.3f}", "calibration error (ECE)"))
     steps = max((line["step"] for line in metrics), default=0)
     headline.append((f"{result.get('steps') or steps:,}", "steps"))
-    state = "Finished." if result else f"Not finished: step {steps:,}" + (f" of {config.steps:,}." if config.steps else ".")
+    state = (
+        "Finished." if result else f"Not finished: step {steps:,}" + (f" of {config.steps:,}." if config.steps else ".")
+    )
     if result.get("seconds"):
         headline.append((_duration(result["seconds"]), "of training"))
     if not classifies:
@@ -264,6 +270,7 @@ def _judged(source: Source, judgement: Judgement) -> dict[str, Any]:
     return {
         "how": f"{int(wrong.sum()):,} of {count:,} {source.split} images{some} are wrong: {judgement.error:.2f} %.",
         "classes": names,
+        "numbered": names != [str(place) for place in range(len(names))],
         "matrix": _matrix(confusion) if len(names) <= MATRIX else None,
         "confusions": [
             {"true": names[each // len(names)], "taken": names[each % len(names)], "count": int(off.flatten()[each])}
@@ -308,7 +315,10 @@ def _reconstructions(source: Source) -> dict[str, Any]:
     index = across_classes(images.labels, images.count, SHOWN)
     fitted = source.prepare.fit(images.read(index))
     x = source.input(source.prepare.normalise(fitted))
-    rows = [fitted, *(source.prepare.denormalise(f(source.model, x), fitted) for f in (reconstruct, reconstruct_without_where))]
+    rows = [
+        fitted,
+        *(source.prepare.denormalise(f(source.model, x), fitted) for f in (reconstruct, reconstruct_without_where)),
+    ]
     items = []
     for place, position in enumerate(index.tolist()):
         name = names[int(images.labels[position])] if images.labels is not None else ""
@@ -340,15 +350,9 @@ def _write_overview(home: Path) -> Path:
     ]
     seeds = sorted({each.name.removesuffix("-twin") for each in rounds}, key=lambda name: int(name[4:]))
     twins = any(_is_twin(each) for each in rounds)
-    headline, table = [], None
-    if known:
-        key, name, digits, unit = known[0]
-        values = {each.name: result.get(key) for each, result in results.items()}
-        table, headline = _table(seeds, values, twins, name, digits, unit, home)
+    pages = {each.name: f"{each.name}/{PAGE}" for each in rounds if (each / PAGE).is_file()}
+    table, headline = _table(seeds, results, twins, known[0] if known else None, pages)
     expected = config.rounds * (2 if config.twin else 1)
-    links = [each.name for each in rounds if (each / PAGE).is_file()]
-    if table is None:
-        table = {"how": "None is finished yet.", "columns": [], "rows": [_row(name, [], name in links) for name in [each.name for each in rounds]]}
     first = next((each for each in rounds if not _is_twin(each)), rounds[0])
     return _render(
         home,
@@ -364,9 +368,16 @@ def _write_overview(home: Path) -> Path:
 
 
 def _table(
-    seeds: list[str], values: dict[str, float | None], twins: bool, name: str, digits: int, unit: str, home: Path
+    seeds: list[str],
+    results: dict[Path, dict[str, Any]],
+    twins: bool,
+    figure: tuple[str, str, int, str] | None,
+    pages: dict[str, str],
 ) -> tuple[dict[str, Any], list[tuple[str, str]]]:
     """Figures of all rounds, their means and deviations, and the gains over the twins of the same seed."""
+    key, name, digits, unit = figure or ("", "", 2, "")
+    values = {each.name: result.get(key) for each, result in results.items()}
+    columns: dict[str, list[float]] = {"SWWAE": [], "twin": [], "gain": []} if twins else {"SWWAE": []}
 
     def text(numbers: list[float], sign: str = "") -> str:
         if not numbers:
@@ -374,35 +385,36 @@ def _table(
         spread = f" ± {statistics.stdev(numbers):.{digits}f}" if len(numbers) > 1 else ""
         return f"{statistics.mean(numbers):{sign}.{digits}f}{spread}{unit}"
 
-    own: list[float] = []
-    others: list[float] = []
-    gains: list[float] = []
     rows = []
     for seed in seeds:
         mine, twin = values.get(seed), values.get(f"{seed}-twin")
-        own += [mine] if mine is not None else []
-        others += [twin] if twin is not None else []
-        gain = [twin - mine] if mine is not None and twin is not None else []
-        gains += gain
-        cells = [text([mine] if mine is not None else [])]
-        cells += [text([twin] if twin is not None else []), text(gain, "+")] if twins else []
-        rows.append(_row(seed, cells, (home / seed / PAGE).is_file()))
-        if (home / f"{seed}-twin" / PAGE).is_file():
-            rows.append(_row(f"{seed}-twin", [""] * len(cells), True))
-    rows.append(_row("mean", [text(own), *([text(others), text(gains, "+")] if twins else [])], False))
-    how = f"{name.capitalize()}; mean ± sample standard deviation over the rounds, each with labels drawn anew."
-    headline = [(text(own), name)]
-    if twins:
-        how += " The twin is the same net, recipe and seed with every λ but that of NLL 0; a gain is the twin's less the SWWAE's."
-        headline.append((text(others), f"{name} of the twins"))
-    if gains:
-        better = sum(gain > 0 for gain in gains)
-        headline.append((text(gains, "+"), f"paired gain; better in {better} of {len(gains)}"))
-    return {"how": how, "columns": ["SWWAE", *(["twin", "gain"] if twins else [])], "rows": rows}, headline
-
-
-def _row(name: str, cells: list[str], has_page: bool) -> dict[str, Any]:
-    return {"name": name, "cells": cells, "link": f"{name}/{PAGE}" if has_page else None}
+        gain = twin - mine if mine is not None and twin is not None else None
+        cells = []
+        for column, value, page in (
+            ("SWWAE", mine, pages.get(seed)),
+            ("twin", twin, pages.get(f"{seed}-twin")),
+            ("gain", gain, None),
+        ):
+            if column in columns:
+                numbers = [value] if value is not None else []
+                columns[column] += numbers
+                shown = text(numbers, "+" if column == "gain" else "")
+                cells.append(("page" if page and not numbers else shown, page))
+        rows.append({"name": seed, "cells": cells})
+    means = {column: text(numbers, "+" if column == "gain" else "") for column, numbers in columns.items()}
+    rows.append({"name": "mean", "cells": [(mean, None) for mean in means.values()]})
+    headline = []
+    how = "Each figure leads to the page of its net."
+    if figure is not None:
+        how = f"{name[0].upper()}{name[1:]}; mean ± sample standard deviation over the rounds, each with labels drawn anew. {how}"
+        headline = [(means["SWWAE"], name)]
+        if twins:
+            how += " The twin: same net, recipe and seed, every λ but that of NLL 0; a gain is the twin's less the SWWAE's."
+            headline.append((means["twin"], f"{name} of the twins"))
+        if columns.get("gain"):
+            better = sum(gain > 0 for gain in columns["gain"])
+            headline.append((means["gain"], f"paired gain; better in {better} of {len(columns['gain'])}"))
+    return {"how": how, "columns": list(columns), "rows": rows}, headline
 
 
 # --- parts of both ---------------------------------------------------------------------------------------
@@ -442,7 +454,9 @@ def _facts(config: RunConfig, about: dict[str, Any]) -> list[tuple[str, str]]:
         "commit": about.get("commit"),
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
         "machine": ", ".join(
-            f"{value} {name}" if name in ("cores", "threads") else str(value) for name, value in machine.items() if value
+            f"{value} {name}" if name in ("cores", "threads") else str(value)
+            for name, value in machine.items()
+            if value
         ),
     }
     return [(name, printable(value, 4000)) for name, value in facts.items() if value]

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 import matplotlib
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
@@ -25,7 +26,7 @@ LEAST = 64  # pixels: smaller images are enlarged, each pixel as a square
 
 def drawing(plot: Callable[..., None], *given: object) -> str:
     """An SVG of what ``plot(axes, *given)`` draws."""
-    inks = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color", "grid.color")
+    inks = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
     with matplotlib.rc_context({**dict.fromkeys(inks, INK), "axes.facecolor": "none", "svg.hashsalt": "swwae"}):
         figure = Figure(figsize=SIZE)
         plot(figure.subplots(), *given)
@@ -38,7 +39,7 @@ def drawing(plot: Callable[..., None], *given: object) -> str:
     return _uri("image/svg+xml", (text[:head] + STYLE + text[head:]).encode())
 
 
-def plot_calibration(axis: matplotlib.axes.Axes, bins: Sequence[Bin]) -> None:
+def plot_calibration(axis: Axes, bins: Sequence[Bin]) -> None:
     """Reliability diagram: accuracy over confidence, with dots as large as their share of the images."""
     axis.plot([0, 1], [0, 1], color="tab:gray", linestyle="--", linewidth=1, label="as sure as right")
     total = sum(each.count for each in bins)

@@ -327,7 +327,7 @@ def _reconstructions(source: Source) -> dict[str, Any]:
 
 
 def _names(source: Source) -> list[str]:
-    names = [printable(name, 60) for name in source.model.pretrained_cfg.get("label_names") or ()]
+    names = [printable(name, 150) for name in source.model.pretrained_cfg.get("label_names") or ()]
     return names + [str(place) for place in range(len(names), source.model.num_classes)]
 
 

@@ -122,12 +122,11 @@ class Pages:
 
 
 def _source_in(trainer: Trainer, done: bool) -> Source:
-    held_out = ((trainer.test, "test"),) if done else ()
-    for images, split in (*held_out, (trainer.val, "validation")):
-        if images is not None and images.count and images.labels is not None:
-            break
-    else:
-        images, split = trainer.labeled, "training"
+    sets = [(trainer.test, "test")] if done else []
+    sets = [
+        (images, split) for images, split in (*sets, (trainer.val, "validation")) if images is not None and images.count
+    ]
+    images, split = next((each for each in sets if each[0].labels is not None), (trainer.labeled, "training"))
     layout = torch.channels_last if trainer.config.channels_last else torch.contiguous_format
     return Source(
         trainer.final_model,
@@ -406,10 +405,10 @@ def _table(
     headline = []
     how = "Each figure leads to the page of its net."
     if figure is not None:
-        how = f"{name[0].upper()}{name[1:]}; mean ± sample standard deviation over the rounds, each with labels drawn anew. {how}"
+        how = f"{name[0].upper()}{name[1:]}; mean ± sample standard deviation, labels drawn anew for each round. {how}"
         headline = [(means["SWWAE"], name)]
         if twins:
-            how += " The twin: same net, recipe and seed, every λ but that of NLL 0; a gain is the twin's less the SWWAE's."
+            how += " The twin: same net and seed, every λ but that of NLL 0; a gain is its figure less the SWWAE's."
             headline.append((means["twin"], f"{name} of the twins"))
         if columns.get("gain"):
             better = sum(gain > 0 for gain in columns["gain"])

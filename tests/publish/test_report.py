@@ -62,7 +62,9 @@ def test_a_training_leaves_pages(trained: Path) -> None:
 def test_means_and_gains_are_those_of_the_results(tmp_path: Path) -> None:
     for seed, (own, twin) in enumerate(((10.0, 14.0), (12.0, 13.0))):
         make_run(tmp_path / f"seed{seed}", result={"test_error": own}, seed=seed, twin=False)
-        make_run(tmp_path / f"seed{seed}-twin", result={"test_error": twin}, seed=seed, lambda_rec=0.0, lambda_middle=0.0)
+        make_run(
+            tmp_path / f"seed{seed}-twin", result={"test_error": twin}, seed=seed, lambda_rec=0.0, lambda_middle=0.0
+        )
     shutil.copy(tmp_path / "seed0" / "config.toml", tmp_path)
     page = write_report(tmp_path).read_text(encoding="utf-8")
     for text in ("11.00 ± 1.41 %", "13.50 ± 0.71 %", "+2.50 ± 2.12 %", "+4.00 %", "+1.00 %", "better in 2 of 2"):
@@ -147,7 +149,9 @@ def test_judgement() -> None:
 
 def test_judged_images_are_spread_over_the_set() -> None:
     images = ImageSet("x", torch.arange(10, dtype=torch.uint8).view(10, 1, 1, 1), torch.arange(10) % 2)
-    judgement = judge(nn.Flatten(), images, lambda x: x.repeat(1, 2, 1, 1).float(), Autocast("off", images.images.device), 4)
+    judgement = judge(
+        nn.Flatten(), images, lambda x: x.repeat(1, 2, 1, 1).float(), Autocast("off", images.images.device), 4
+    )
     assert judgement.index.tolist() == [0, 2, 5, 7] and judgement.labels.tolist() == [0, 0, 1, 1]
 
 
@@ -190,7 +194,9 @@ def test_in_a_browser(scheme: Any, width: int, hostile: Path, trained: Path) -> 
             assert [url for url in asked if not url.startswith("data:")] == [page_file.as_uri()] and not said
             images = page.evaluate("Array.from(document.images, each => [each.complete, each.naturalWidth])")
             assert len(images) >= 2 and all(complete and size > 0 for complete, size in images)
-            assert page.evaluate("document.scripts.length + document.querySelectorAll('[onerror], [onclick]').length") == 0
+            assert (
+                page.evaluate("document.scripts.length + document.querySelectorAll('[onerror], [onclick]').length") == 0
+            )
             assert page.evaluate("document.documentElement.scrollWidth") <= width
             back = page.evaluate("getComputedStyle(document.body).backgroundColor")
             assert back == ("rgb(255, 255, 255)" if scheme == "light" else "rgb(13, 17, 23)")
@@ -201,5 +207,7 @@ def test_in_a_browser(scheme: Any, width: int, hostile: Path, trained: Path) -> 
 def test_names_are_shown_as_they_are(hostile: Path) -> None:
     page = hostile.read_text(encoding="utf-8")
     assert "&lt;script&gt;document.title=&#39;pwned&#39;&lt;/script&gt;&#34;&#39;&amp;\\n&lt;img" in page
-    assert re.search(r"&lt;img src=x onerror=&#34;document.title=&#39;pwned&#39;&#34;&gt;\d+.png", page), "no file names"
+    assert re.search(r"&lt;img src=x onerror=&#34;document.title=&#39;pwned&#39;&#34;&gt;\d+.png", page), (
+        "no file names"
+    )
     assert "<script" not in page and "<img src=x" not in page and "<img src=http" not in page

@@ -122,12 +122,11 @@ class Pages:
 
 
 def _source_in(trainer: Trainer, done: bool) -> Source:
-    held_out = ((trainer.test, "test"),) if done else ()
-    for images, _split in (*held_out, (trainer.val, "validation")):
-        if images is not None and images.count and images.labels is not None:
-            break
-    else:
-        images, split = trainer.labeled, "training"
+    sets = [(trainer.test, "test")] if done else []
+    sets = [
+        (images, split) for images, split in (*sets, (trainer.val, "validation")) if images is not None and images.count
+    ]
+    images, split = next((each for each in sets if each[0].labels is not None), (trainer.labeled, "training"))
     layout = torch.channels_last if trainer.config.channels_last else torch.contiguous_format
     return Source(
         trainer.final_model,
@@ -270,6 +269,7 @@ def _judged(source: Source, judgement: Judgement) -> dict[str, Any]:
     return {
         "how": f"{int(wrong.sum()):,} of {count:,} {source.split} images{some} are wrong: {judgement.error:.2f} %.",
         "classes": names,
+        "numbered": names != [str(place) for place in range(len(names))],
         "matrix": _matrix(confusion) if len(names) <= MATRIX else None,
         "confusions": [
             {"true": names[each // len(names)], "taken": names[each % len(names)], "count": int(off.flatten()[each])}
@@ -326,7 +326,7 @@ def _reconstructions(source: Source) -> dict[str, Any]:
 
 
 def _names(source: Source) -> list[str]:
-    names = [printable(name, 60) for name in source.model.pretrained_cfg.get("label_names") or ()]
+    names = [printable(name, 150) for name in source.model.pretrained_cfg.get("label_names") or ()]
     return names + [str(place) for place in range(len(names), source.model.num_classes)]
 
 
@@ -349,19 +349,9 @@ def _write_overview(home: Path) -> Path:
     ]
     seeds = sorted({each.name.removesuffix("-twin") for each in rounds}, key=lambda name: int(name[4:]))
     twins = any(_is_twin(each) for each in rounds)
-    headline, table = [], None
-    if known:
-        key, name, digits, unit = known[0]
-        values = {each.name: result.get(key) for each, result in results.items()}
-        table, headline = _table(seeds, values, twins, name, digits, unit, home)
+    pages = {each.name: f"{each.name}/{PAGE}" for each in rounds if (each / PAGE).is_file()}
+    table, headline = _table(seeds, results, twins, known[0] if known else None, pages)
     expected = config.rounds * (2 if config.twin else 1)
-    links = [each.name for each in rounds if (each / PAGE).is_file()]
-    if table is None:
-        table = {
-            "how": "None is finished yet.",
-            "columns": [],
-            "rows": [_row(name, [], name in links) for name in [each.name for each in rounds]],
-        }
     first = next((each for each in rounds if not _is_twin(each)), rounds[0])
     return _render(
         home,
@@ -377,9 +367,16 @@ def _write_overview(home: Path) -> Path:
 
 
 def _table(
-    seeds: list[str], values: dict[str, float | None], twins: bool, name: str, digits: int, unit: str, home: Path
+    seeds: list[str],
+    results: dict[Path, dict[str, Any]],
+    twins: bool,
+    figure: tuple[str, str, int, str] | None,
+    pages: dict[str, str],
 ) -> tuple[dict[str, Any], list[tuple[str, str]]]:
     """Figures of all rounds, their means and deviations, and the gains over the twins of the same seed."""
+    key, name, digits, unit = figure or ("", "", 2, "")
+    values = {each.name: result.get(key) for each, result in results.items()}
+    columns: dict[str, list[float]] = {"SWWAE": [], "twin": [], "gain": []} if twins else {"SWWAE": []}
 
     def text(numbers: list[float], sign: str = "") -> str:
         if not numbers:
@@ -387,36 +384,36 @@ def _table(
         spread = f" ± {statistics.stdev(numbers):.{digits}f}" if len(numbers) > 1 else ""
         return f"{statistics.mean(numbers):{sign}.{digits}f}{spread}{unit}"
 
-    own: list[float] = []
-    others: list[float] = []
-    gains: list[float] = []
     rows = []
     for seed in seeds:
         mine, twin = values.get(seed), values.get(f"{seed}-twin")
-        own += [mine] if mine is not None else []
-        others += [twin] if twin is not None else []
-        gain = [twin - mine] if mine is not None and twin is not None else []
-        gains += gain
-        cells = [text([mine] if mine is not None else [])]
-        cells += [text([twin] if twin is not None else []), text(gain, "+")] if twins else []
-        rows.append(_row(seed, cells, (home / seed / PAGE).is_file()))
-        if (home / f"{seed}-twin" / PAGE).is_file():
-            rows.append(_row(f"{seed}-twin", [""] * len(cells), True))
-    rows.append(_row("mean", [text(own), *([text(others), text(gains, "+")] if twins else [])], False))
-    how = f"{name.capitalize()}; mean ± sample standard deviation over the rounds, each with labels drawn anew."
-    headline = [(text(own), name)]
-    if twins:
-        how += " The twin is the same net, recipe and seed with every λ but that of NLL 0; "
-        how += "a gain is the twin's less the SWWAE's."
-        headline.append((text(others), f"{name} of the twins"))
-    if gains:
-        better = sum(gain > 0 for gain in gains)
-        headline.append((text(gains, "+"), f"paired gain; better in {better} of {len(gains)}"))
-    return {"how": how, "columns": ["SWWAE", *(["twin", "gain"] if twins else [])], "rows": rows}, headline
-
-
-def _row(name: str, cells: list[str], has_page: bool) -> dict[str, Any]:
-    return {"name": name, "cells": cells, "link": f"{name}/{PAGE}" if has_page else None}
+        gain = twin - mine if mine is not None and twin is not None else None
+        cells = []
+        for column, value, page in (
+            ("SWWAE", mine, pages.get(seed)),
+            ("twin", twin, pages.get(f"{seed}-twin")),
+            ("gain", gain, None),
+        ):
+            if column in columns:
+                numbers = [value] if value is not None else []
+                columns[column] += numbers
+                shown = text(numbers, "+" if column == "gain" else "")
+                cells.append(("page" if page and not numbers else shown, page))
+        rows.append({"name": seed, "cells": cells})
+    means = {column: text(numbers, "+" if column == "gain" else "") for column, numbers in columns.items()}
+    rows.append({"name": "mean", "cells": [(mean, None) for mean in means.values()]})
+    headline = []
+    how = "Each figure leads to the page of its net."
+    if figure is not None:
+        how = f"{name[0].upper()}{name[1:]}; mean ± sample standard deviation, labels drawn anew for each round. {how}"
+        headline = [(means["SWWAE"], name)]
+        if twins:
+            how += " The twin: same net and seed, every λ but that of NLL 0; a gain is its figure less the SWWAE's."
+            headline.append((means["twin"], f"{name} of the twins"))
+        if columns.get("gain"):
+            better = sum(gain > 0 for gain in columns["gain"])
+            headline.append((means["gain"], f"paired gain; better in {better} of {len(columns['gain'])}"))
+    return {"how": how, "columns": list(columns), "rows": rows}, headline
 
 
 # --- parts of both ---------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ LEAST = 64  # pixels: smaller images are enlarged, each pixel as a square
 
 def drawing(plot: Callable[..., None], *given: object) -> str:
     """An SVG of what ``plot(axes, *given)`` draws."""
-    inks = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color", "grid.color")
+    inks = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
     with matplotlib.rc_context({**dict.fromkeys(inks, INK), "axes.facecolor": "none", "svg.hashsalt": "swwae"}):
         figure = Figure(figsize=SIZE)
         plot(figure.subplots(), *given)

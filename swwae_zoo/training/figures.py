@@ -139,7 +139,7 @@ def plot_losses(axis: Axes, metrics: Sequence[Mapping[str, Any]]) -> None:
         if at:
             colour = TERM_COLOURS[place % len(TERM_COLOURS)]
             axis.plot(at, means, label=term.label, color=colour, marker="o" if len(at) == 1 else None)
-    axis.set(xlabel="step", ylabel="training loss (mean since the point before)")
+    axis.set(xlabel="step", ylabel="training loss")
     if any(value > 0 for line in axis.lines for value in np.asarray(line.get_ydata())):
         axis.set_yscale("log")
         axis.yaxis.set_major_formatter(PlainNumbers())

@@ -6,14 +6,23 @@ import numpy as np
 import pytest
 import timm
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 
+from swwae_zoo.loss import TERMS
 from swwae_zoo.training.figures import (
     CELL,
     GAP,
     LABEL,
+    SWWAE_COLOUR,
+    TWIN_COLOUR,
+    Curve,
+    across_classes,
     draw_curves,
     draw_reconstructions,
+    lay_out,
+    plot_errors,
+    plot_losses,
     reconstruct,
     reconstruct_without_where,
 )
@@ -108,3 +117,42 @@ def test_curves_of_next_to_nothing(metrics: list[dict[str, float]], tmp_path: Pa
     draw_curves(tmp_path / "a.png", metrics)
     validated = any("val_error" in line for line in metrics)
     assert pixels_of(tmp_path / "a.png").shape[1:] == (900 if validated else 500, 3)
+
+
+@pytest.mark.parametrize("terms", [1, 3, len(TERMS)])
+@pytest.mark.parametrize("width", [5, 9])
+def test_no_label_is_lost(terms: int, width: int) -> None:
+    """Legends lie above their axes, in the picture, and none over another."""
+    names = list(TERMS)[:terms]
+    lines = [{"step": step, "val_error": 3.0, **dict.fromkeys(names, 0.003 * step)} for step in range(1, 9)]
+    figure = Figure(figsize=(width, 3.6))
+    losses, errors = figure.subplots(1, 2)
+    plot_losses(losses, lines)
+    plot_errors(errors, [Curve("SWWAE", SWWAE_COLOUR, lines), Curve("twin", TWIN_COLOUR, lines)], lowest=True)
+    lay_out(figure)
+    legends = [axis.get_legend() for axis in (losses, errors)]
+    assert [len(legend.get_texts()) for legend in legends] == [terms, 4]
+    first, second = (legend.get_window_extent() for legend in legends)
+    for extent, axis in ((first, losses), (second, errors)):
+        assert extent.y0 >= axis.bbox.y1 and extent.y1 <= figure.bbox.y1 and extent.x0 >= 0
+    assert first.x1 <= second.x0, "the legends touch"
+    for axis in (losses, errors):
+        assert axis.get_tightbbox().x0 >= 0, "the axis's own label is cut off"
+
+
+def test_colours_mean_the_same_everywhere() -> None:
+    def colour_of(names: list[str]) -> dict[str, str]:
+        axis = Figure().subplots()
+        plot_losses(axis, [{"step": step, **dict.fromkeys(names, 1.0)} for step in (1, 2)])
+        return {str(line.get_label()): str(line.get_color()) for line in axis.lines}
+
+    every = colour_of(list(TERMS))
+    assert len(set(every.values()) | {SWWAE_COLOUR, TWIN_COLOUR}) == len(TERMS) + 2
+    assert colour_of(["consistency", "middle"]).items() <= every.items()
+
+
+def test_images_take_turns_among_the_classes() -> None:
+    labels = torch.tensor([2, 2, 2, 0, 0, 1])
+    assert across_classes(labels, 6, 4).tolist() == [3, 5, 0, 4]
+    assert sorted(across_classes(labels, 6, 16).tolist()) == list(range(6))
+    assert across_classes(None, 6, 4).tolist() == [0, 1, 2, 3]

@@ -246,7 +246,9 @@ def test_rounds_draw_their_labels_anew_and_are_reported_together(
     ]
     errors = [one["test_error"] for one in results]
     ours, twins = errors[::2], errors[1::2]
-    assert capsys.readouterr().err.splitlines()[-2:] == [
+    said = capsys.readouterr().err
+    assert "net 2 of 4: " in said and f"next      swwae predict IMAGES --model {out}/seed" in said
+    assert summary(results) == [
         f"test error  SWWAE            {np.mean(ours):6.2f} % ± {np.std(ours, ddof=1):.2f} over 2 rounds",
         f"test error  twin, lambda = 0 {np.mean(twins):6.2f} % ± {np.std(twins, ddof=1):.2f} over 2 rounds",
     ]
@@ -321,7 +323,7 @@ BAD = [
     ({"model_args": {**TINY, "num_classes": 3}}, "the model has 3 classes, but digits has 10"),
     ({"model_args": {**TINY, "in_chans": 5}}, "channels"),
     ({"model": "swwae_mnits"}, "did you mean swwae_mnist"),
-    ({"model": "resnet18"}, "expected one of swwae_"),
+    ({"model": "resnet18"}, "--backbone resnet18 wraps it"),
     ({"data": "digit"}, "digits"),
     ({"unlabeled": "svnh"}, "svhn"),
     ({"data": "folder:/no/such/folder"}, "/no/such/folder"),

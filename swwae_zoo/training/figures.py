@@ -33,7 +33,7 @@ __all__ = [
 
 DPI = 100
 SWWAE_COLOUR, TWIN_COLOUR = "tab:red", "tab:gray"  # in every picture
-TERM_COLOURS = tuple(f"tab:{name}" for name in "blue orange green purple brown pink olive cyan".split())
+TERM_COLOURS = tuple(f"tab:{name}" for name in ["blue", "orange", "green", "purple", "brown", "pink", "olive", "cyan"])
 CELL, GAP, LABEL = 80, 3, 110  # pixels: least width of an image, white around it, and left of all for the rows' names
 
 

@@ -178,7 +178,7 @@ def describe(model: SWWAE, prepare: Preprocess, label_names: Sequence[str], size
 def _export_graph(
     model: SWWAE, prepare: Preprocess, label_names: Sequence[str], format: str, out: Path, opset: int | None
 ) -> Exported:
-    size = stored_size(model.pretrained_cfg, (prepare.img_size[0], prepare.img_size[1]))
+    size = stored_size(model.pretrained_cfg, model.img_size)
     whole = Classifier(model, prepare).eval()
     random = torch.Generator().manual_seed(0)
     batches = [
@@ -289,10 +289,8 @@ def _export_timm(model: SWWAE, prepare: Preprocess, label_names: Sequence[str], 
     """The plain backbone as a folder that timm loads as local-dir:, without swwae_zoo; logits equal to the bit."""
     backbone = _plain_backbone(model)
     if out.is_file() or out.is_dir() and set(os.listdir(out)) - {CONFIG, WEIGHTS}:
-        raise ValueError(
-            f"{printable(out)} {'is a file' if out.is_file() else 'holds other files'}: give another --out, "
-            "a new folder"
-        )
+        fault = "is a file" if out.is_file() else "holds other files"
+        raise ValueError(f"{printable(out)} {fault}: give another --out, a new folder")
     own, trained = backbone.pretrained_cfg, model.pretrained_cfg
     cfg = {key: value for key, value in own.items() if key in KEPT}
     cfg |= {key: trained[key] for key in PREPARED if key in trained} | {"num_classes": model.num_classes}

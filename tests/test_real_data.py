@@ -84,4 +84,4 @@ def test_from_a_hundred_labels_to_digits_it_never_saw(tmp_path: Path) -> None:
     with torch.no_grad():
         logits, reconstruction, _ = model.forward_swwae(x)
     assert (logits.argmax(1) != digits.labels[:500]).float().mean() < 0.45
-    assert (reconstruction - x).square().mean() < 0.3 * x.var()
+    assert (reconstruction - x).square().mean() < 0.4 * x.var()

@@ -31,7 +31,7 @@ def test_lines_elsewhere() -> None:
 def test_a_bar_on_a_terminal_of_80_columns() -> None:
     shown = say_everything(terminal=True)
     bar, parts, more = shown.rpartition("\r")[2].splitlines()[0], *shown.splitlines()[-3:-1]
-    assert "20/40" in bar and bar.rstrip().endswith("left") and "runs/mnist-1000/seed0-twin" in bar
+    assert "20/40" in bar and bar.rstrip().endswith("left") and "mnist-1000/seed0-twin" in bar
     said = " ".join(f"{parts} {more}".split())
     assert "loss 1.25 nll 0.75 rec 0.0625 middle 0.438 l1 0.125 1,234 images/s val error 12.50 %" in said
     assert max(map(len, (bar, parts, more))) <= 90, "wider than the terminal and its control sequences"

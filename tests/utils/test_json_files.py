@@ -9,7 +9,14 @@ import pytest
 from swwae_zoo.training.run_directory import RunDirectory
 from swwae_zoo.utils.json_files import read_json, sealed_line, unsealed, write_json
 
-RESULT = {"model": "swwae_mnist", "val_error": 1.25, "test_error": None, "name": "ä", "deep": {"a": [1, 2.5]}, "n": 10**6}
+RESULT = {
+    "model": "swwae_mnist",
+    "val_error": 1.25,
+    "test_error": None,
+    "name": "ä",
+    "deep": {"a": [1, 2.5]},
+    "n": 10**6,
+}
 
 
 @pytest.mark.parametrize("content", [RESULT, [RESULT, {"seed": 1, "twin": True}]], ids=["table", "list"])
@@ -49,8 +56,6 @@ def test_damaged_lines_of_metrics_are_left_out(tmp_path: Path) -> None:
     rng = random.Random(1)
     for _ in range(300):
         place, bit = rng.randrange(len(whole)), rng.randrange(8)
-        (tmp_path / "metrics.jsonl").write_bytes(
-            whole[:place] + bytes([whole[place] ^ 1 << bit]) + whole[place + 1 :]
-        )
+        (tmp_path / "metrics.jsonl").write_bytes(whole[:place] + bytes([whole[place] ^ 1 << bit]) + whole[place + 1 :])
         kept = RunDirectory(tmp_path, resume=True).metrics()
         assert len(kept) >= 38 and all(line in lines for line in kept)

@@ -7,7 +7,7 @@ import typer
 
 from swwae_zoo.experiments.paper import TARGETS, default_folder
 
-from .options import Device
+from .options import DataDir, Device, Json
 
 
 def reproduce(
@@ -32,15 +32,20 @@ def reproduce(
         bool, typer.Option("--search", help="Choose each row's lambda on validation images first.")
     ] = False,
     device: Device = "auto",
+    data_dir: DataDir = None,
     out: Annotated[
         Path | None,
         typer.Option(
             help="Output folder; runs that it already holds are not repeated.  [default: runs/reproduce/TARGET]"
         ),
     ] = None,
+    as_json: Json = False,
 ) -> None:
     """Reproduce a figure or table of the paper; after an interruption the same command resumes it."""
     from swwae_zoo.experiments.reproduce import reproduce as run
     from swwae_zoo.experiments.runs import ExperimentSettings
 
-    run(target, ExperimentSettings(out or default_folder(target, quick), rounds, quick, device, search), rows)
+    folder = out or default_folder(target, quick)
+    run(target, ExperimentSettings(folder, rounds, quick, device, search, data_dir or ""), rows)
+    if as_json and (folder / f"{target}.json").is_file():
+        typer.echo((folder / f"{target}.json").read_text(encoding="utf-8").rstrip())

@@ -33,6 +33,7 @@ class ExperimentSettings:
     quick: a few small steps, to check that everything runs; the figures mean nothing.
     device: as in recipes.
     search: choose each row's lambda on validation images first.
+    data_dir: where data sets lie; "" = as in recipes.
     """
 
     out: Path
@@ -40,10 +41,12 @@ class ExperimentSettings:
     quick: bool = False
     device: str = "auto"
     search: bool = False
+    data_dir: str = ""
 
     def applied_to(self, config: RunConfig) -> RunConfig:
         """The recipe with these settings."""
-        config = replace(config, device=self.device, rounds=config.rounds if self.rounds is None else self.rounds)
+        rounds = config.rounds if self.rounds is None else self.rounds
+        config = replace(config, device=self.device, rounds=rounds, data_dir=self.data_dir or config.data_dir)
         if not self.quick:
             return config
         return replace(

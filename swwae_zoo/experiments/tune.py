@@ -297,9 +297,17 @@ class Search:
             self.progress.say(f"the study has {len(self.finished)} trials already, more with a larger --trials")
             return
         with _database_errors(self.settings.storage or self.out):
-            self.study.optimize(
-                lambda trial: self._objective(trial, interrupt, until), catch=(TrialFailed,), callbacks=[after]
-            )
+            while True:
+                try:
+                    self.study.optimize(
+                        lambda trial: self._objective(trial, interrupt, until), catch=(TrialFailed,), callbacks=[after]
+                    )
+                    return
+                except ValueError as error:  # another process took the same waiting trial, and ended it first
+                    if "Cannot tell a" not in str(error):
+                        raise
+                if time.monotonic() > until or wanted is not None and len(self.finished) >= wanted:
+                    return
 
     def _objective(self, trial: optuna.Trial, interrupt: Interrupt, until: float) -> float:
         values = {one.key: _suggested(trial, one) for one in self.space}

@@ -206,10 +206,15 @@ def test_stopped_or_killed_in_a_trial_and_the_same_command_again(
 def test_processes_share_a_study(tmp_path: Path, child: Callable[..., Any]) -> None:
     url = f"sqlite:///{tmp_path / 'shared.db'}"
     (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
-    both = [
-        started(child, tmp_path / name, BASE, 6, tmp_path / name / "out", "--storage", url, "--study", "x y")
-        for name in "ab"
-    ]
+    both = []
+    for name in "ab":
+        both.append(
+            started(child, tmp_path / name, BASE, 6, tmp_path / name / "out", "--storage", url, "--study", "x y")
+        )
+        for _ in range(600):  # the first trial is in hand: SQLite may give one that waits to both
+            if any((tmp_path / "a" / "out").glob("trials/*")) or both[0].exitcode is not None:
+                break
+            time.sleep(0.1)
     for process in both:
         process.join(240)
         assert process.exitcode == 0, (tmp_path / "stderr").read_text()

@@ -309,7 +309,7 @@ def test_rounds_go_on_where_they_were(tmp_path: Path, monkeypatch: pytest.Monkey
     finished = (out / "seed0" / "result.json").stat().st_mtime_ns
     result = CliRunner().invoke(app, ["train", "--resume", "--out", str(out), "--json"])
     assert result.exit_code == 0, result.output
-    assert "seed0: finished already" in result.stderr and "seed0-twin: going on behind step 3" in result.stderr
+    assert "seed0: finished already" in result.stderr and "seed0-twin: going on after step 3" in result.stderr
     assert count[0] == 4 * 6 and (out / "seed0" / "result.json").stat().st_mtime_ns == finished
     drop_time = [[{**one, "seconds": 0} for one in all_] for all_ in (json.loads(result.stdout), whole)]
     assert drop_time[0] == drop_time[1] and read_json(out / "results.json", list, "") == json.loads(result.stdout)

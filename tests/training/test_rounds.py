@@ -384,7 +384,10 @@ def test_a_loss_that_is_no_number_stops_the_run(keys: dict[str, Any], tmp_path: 
         assert all(value.isfinite().all() for value in kept.state_dict().values())
 
 
-def test_a_full_disk_stops_the_run_in_one_line(tmp_path: Path, small_disk: Callable[[int], Path]) -> None:
+def test_a_full_disk_stops_the_run_in_one_line(
+    tmp_path: Path, small_disk: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("swwae_zoo.publish.report.Pages.__call__", lambda *args: None)  # the page would take the room
     config = replace(BASE, steps=4, save_every=2, num_val=0)
     run(tmp_path / "elsewhere", steps=4, save_every=2, num_val=0)
     used = sum(

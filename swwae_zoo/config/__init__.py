@@ -14,6 +14,7 @@ from swwae_zoo.config.schema import (
     merge,
     parse_model_arg,
     parse_size,
+    starts_trained,
     validate,
     without_lambdas,
 )
@@ -37,6 +38,7 @@ __all__ = [
     "read_recipe",
     "recipe_names",
     "recipe_title",
+    "starts_trained",
     "to_toml",
     "toml_line",
     "validate",

@@ -24,6 +24,7 @@ __all__ = [
     "merge",
     "parse_model_arg",
     "parse_size",
+    "starts_trained",
     "validate",
     "without_lambdas",
 ]
@@ -296,6 +297,11 @@ def without_lambdas(config: RunConfig) -> RunConfig:
     """The plain convnet's recipe: every lambda but lambda_nll 0, those of terms from outside too."""
     zero = {key.name: 0.0 for key in fields(config) if _is_lambda(key.name) and key.name != "lambda_nll"}
     return replace(config, **zero, lambda_other={})
+
+
+def starts_trained(model_args: Mapping[str, Any], init: str | None) -> bool:
+    """Whether a run with these keys starts from weights that have learnt, and so is fine-tuned."""
+    return bool(init or model_args.get("backbone_pretrained") or model_args.get("backbone_checkpoint"))
 
 
 def _is_lambda(name: str) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from timm.models import get_pretrained_cfg
 
-from swwae_zoo.config import RunConfig
+from swwae_zoo.config import RunConfig, starts_trained
 from swwae_zoo.data import Splits, load_images
 from swwae_zoo.data.readers.folders import stored_sizes
 
@@ -69,9 +69,7 @@ def with_length(config: RunConfig, splits: Splits) -> RunConfig:
     count, batch = len(splits.labeled), config.labeled_batch
     if splits.unlabeled is not None:
         count, batch = splits.unlabeled.count, config.batch_size
-    args = config.model_args
-    trained = config.init or args.get("backbone_pretrained") or args.get("backbone_checkpoint")
-    least = LEAST_FROM_WEIGHTS if trained else LEAST_STEPS
+    least = LEAST_FROM_WEIGHTS if starts_trained(config.model_args, config.init) else LEAST_STEPS
     return replace(config, steps=min(max(PASSES * math.ceil(count / batch), least), MOST_STEPS))
 
 

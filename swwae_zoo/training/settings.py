@@ -19,38 +19,20 @@ def settings(
     overrides: dict[str, Any],
     *,
     recipe: str | Path | None = None,
-    backbone: str | None = None,
-    pools: str | None = None,
-    decoder: str | None = None,
-    img_size: int | Sequence[int] | None = None,
-    pretrained: bool = False,
     resume: bool = False,
     force: bool = False,
+    **chosen: Any,
 ) -> tuple[config.RunConfig, tuple[str, ...]]:
     """The recipe of a run, and lines that say what of the base recipe gave way.
 
     Args:
-        overrides: keys of `RunConfig`; None = not given.
-        recipe: to start from, by name or path; else the model's own.
-        backbone: timm's name of a backbone to wrap; pools and decoder are its options.
-        img_size: of the images as the model takes them, a side or (height, width).
-        pretrained: start from the backbone's pretrained weights, or from the model's own.
-        resume: the run in `out` goes on, by its own recipe.
+        overrides, recipe, resume, chosen: as `recipe_and_keys` takes them.
         force: the run in `out` may be replaced.
 
     Raises:
         ValueError: one line.
     """
-    of_recipe, overrides = recipe_and_keys(
-        overrides,
-        recipe=recipe,
-        backbone=backbone,
-        pools=pools,
-        decoder=decoder,
-        img_size=img_size,
-        pretrained=pretrained,
-        resume=resume,
-    )
+    of_recipe, overrides = recipe_and_keys(overrides, recipe=recipe, resume=resume, **chosen)
     if recipe is not None and of_recipe is not None and not (overrides["out"] or resume or force):
         overrides["out"] = beside(recipe, of_recipe.out)
     run = config.merge(of_recipe, overrides, adapt=not resume)
@@ -71,7 +53,16 @@ def recipe_and_keys(
 ) -> tuple[config.RunConfig | None, dict[str, Any]]:
     """The recipe that is started from, None without one, and every key with what was given for it, None for nothing.
 
-    Args: as `settings`.
+    Args:
+        overrides: keys of `RunConfig`; None = not given.
+        recipe: to start from, by name or path; else the model's own.
+        backbone: timm's name of a backbone to wrap; pools and decoder are its options.
+        img_size: of the images as the model takes them, a side or (height, width).
+        pretrained: start from the backbone's pretrained weights, or from the model's own.
+        resume: the run in `out` goes on, by its own recipe.
+
+    Raises:
+        ValueError: one line.
     """
     keys = [key.name for key in config.RunConfig.__dataclass_fields__.values()]
     overrides = {**dict.fromkeys(keys), **overrides}
@@ -79,10 +70,8 @@ def recipe_and_keys(
     if img_size is not None:
         size = img_size if isinstance(img_size, int) else list(img_size)
         overrides["model_args"] = {**(overrides["model_args"] or {}), "img_size": size}
-    model, args = overrides["model"] or config.RunConfig.model, overrides["model_args"] or {}
-    trained = pretrained or bool(
-        overrides["init"] or args.get("backbone_pretrained") or args.get("backbone_checkpoint")
-    )
+    model = overrides["model"] or config.RunConfig.model
+    trained = pretrained or config.starts_trained(overrides["model_args"] or {}, overrides["init"])
     base = base_recipe(recipe, resume, model, overrides["out"], trained)
     if pretrained:
         overrides = with_pretrained(overrides, base)

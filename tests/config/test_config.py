@@ -211,7 +211,7 @@ def test_a_missing_file_says_so(packaged, tmp_path):
     assert refusal(read_recipe, "./zzz") == "recipe ./zzz: no such file"
     message = "recipe swwae_mnist.toml: no such file; did you mean swwae_mnist?"
     assert refusal(read_recipe, "swwae_mnist.toml") == message
-    assert refusal(read_recipe, tmp_path) == f"recipe {tmp_path}: cannot be read: Is a directory"
+    assert refusal(read_recipe, tmp_path) == f"recipe {tmp_path}: a folder, expected a file"
 
 
 def test_packaged_recipes_by_name(packaged):

@@ -258,6 +258,29 @@ def test_sigterm_of_the_real_command(tmp_path: Path) -> None:
     assert_loadable(run)
 
 
+WAITS_FOR_DATA = """
+import swwae_zoo.training.rounds as rounds
+rounds.splits_of = lambda *args: open(FIFO).read()
+"""
+
+
+@pytest.mark.parametrize("gap", [0.0, 0.01])
+@pytest.mark.parametrize("place", ["recipe", "data"])
+def test_two_ctrl_c_before_the_first_step(place: str, gap: float, tmp_path: Path, child: Callable[..., Any]) -> None:
+    """While a FIFO is read in the place of the recipe or of the data: whoever opens it knows that it is being read."""
+    fifo, run = tmp_path / "fifo.toml", tmp_path / "run"
+    os.mkfifo(fifo)
+    args = flags(PLAIN, run) if place == "data" else ["train", "--recipe", str(fifo), "--out", str(run)]
+    process = child((WAITS_FOR_DATA if place == "data" else "") + SWWAE, ARGS=args, FIFO=str(fifo))
+    with open(fifo, "w"):
+        for pause in (gap, 0):
+            os.kill(process.pid, signal.SIGINT)
+            time.sleep(pause)
+        process.join(60)
+    said = (tmp_path / "stderr").read_text()
+    assert process.exitcode == 130 and said in ("interrupted\n", "stopped\n") and not run.exists(), said
+
+
 def test_signal_while_data_are_read_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import swwae_zoo.training.rounds as train
 

@@ -5,6 +5,7 @@ call them; a case that takes 20 seconds of processor time is a hang.
 """
 
 import contextlib
+import copy
 import csv
 import io
 import json
@@ -166,7 +167,7 @@ def configs(rng: random.Random, folder: Path) -> Callable[[], bool]:
         )
     for _ in range(rng.randint(0, 3)):
         table = rng.choice([content, *(value for value in content.values() if isinstance(value, dict))])
-        table[rng.choice([*table, rng.choice(TEXTS)])] = rng.choice(JSON_VALUES)
+        table[rng.choice([*table, rng.choice(TEXTS)])] = copy.deepcopy(rng.choice(JSON_VALUES))
     text = json.dumps(content if rng.random() < 0.95 else rng.choice(JSON_VALUES))
     if rng.random() < 0.3:
         text = garbled(text, rng, ["[" * 3000, "NaN", "1e999", "9" * 5000, '"a":', "\\ud800"])

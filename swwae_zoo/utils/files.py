@@ -17,7 +17,7 @@ from pathlib import Path
 
 import safetensors
 
-__all__ = ["atomic_write", "cache_folders", "read_sealed", "user_path", "writable", "write_sealed"]
+__all__ = ["atomic_write", "cache_folders", "read_sealed", "remove_leftovers", "user_path", "writable", "write_sealed"]
 
 _SEAL = 32  # hexadecimal digits of a sealed file's checksum
 
@@ -46,12 +46,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
     Raises:
         OSError: what writing raised, the disk being full among them; ``path`` is as it was.
     """
-    name = path.name if len(os.fsencode(path.name)) < 200 else hashlib.sha256(os.fsencode(path.name)).hexdigest()
-    machine = f"{zlib.crc32(socket.gethostname().encode()):08x}"
-    for left in path.parent.glob(f".{_glob_escaped(name)}.{machine}-*.part"):
-        if not _runs(left.name.split("-")[-2]):
-            left.unlink(missing_ok=True)
-    partial = path.with_name(f".{name}.{machine}-{os.getpid()}-{secrets.token_hex(4)}.part")
+    remove_leftovers(path)
+    partial = path.with_name(f"{_partial_prefix(path)}{os.getpid()}-{secrets.token_hex(4)}.part")
     try:
         yield partial
         with open(partial, "rb+") as file:  # on disk before it takes the old file's place
@@ -64,6 +60,19 @@ def atomic_write(path: Path) -> Iterator[Path]:
         raise
 
 
+def remove_leftovers(path: Path) -> None:
+    """Removes what killed processes of this machine left of ``path`` when they wrote it."""
+    for left in path.parent.glob(f"{_glob_escaped(_partial_prefix(path))}*.part"):
+        if not _runs(left.name.split("-")[-2]):
+            with contextlib.suppress(OSError):  # gone meanwhile, or in a folder that one may only read
+                left.unlink()
+
+
+def _partial_prefix(path: Path) -> str:
+    name = path.name if len(os.fsencode(path.name)) < 200 else hashlib.sha256(os.fsencode(path.name)).hexdigest()
+    return f".{name}.{zlib.crc32(socket.gethostname().encode()):08x}-"
+
+
 def write_sealed(path: Path, payload: bytes) -> None:
     """Writes ``payload`` and its checksum, atomically; `read_sealed` gives it back."""
     with atomic_write(path) as part:
@@ -72,6 +81,7 @@ def write_sealed(path: Path, payload: bytes) -> None:
 
 def read_sealed(path: Path) -> bytes | None:
     """What `write_sealed` wrote; None where there is no such file, or it is not as it was written."""
+    remove_leftovers(path)
     try:
         content = path.read_bytes() if path.is_file() else b""
     except OSError:

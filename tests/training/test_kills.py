@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
+from same_runs import assert_same_run
 
 from swwae_zoo.config import RunConfig, to_toml
+from swwae_zoo.data import load_images
 from swwae_zoo.training.rounds import train_rounds
-from swwae_zoo.utils.json_files import read_json
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CONFIG = RunConfig(
@@ -43,7 +43,6 @@ Shelf.add = lambda self, *args: (time.sleep(0.002), real(self, *args))[1]
 from swwae_zoo.data import load_images
 load_images(SPEC, "unlabeled", limit=0, data_dir=DATA)
 """
-EXACT = ("last/model.safetensors", "best/model.safetensors", "last/config.json", "best/config.json")
 
 
 class Kills:
@@ -84,18 +83,6 @@ def train(out: Path, config: RunConfig) -> tuple[str, dict[str, Any]]:
     return SWWAE, {"ARGS": ["train", "--recipe", str(recipe)]}
 
 
-def assert_same(a: Path, b: Path) -> None:
-    """Weights, configurations and results are equal to the last bit, and so is the state of training."""
-    for file in EXACT:
-        assert (a / file).read_bytes() == (b / file).read_bytes(), (a, file)
-    states = [torch.load(run / "checkpoint.pt", weights_only=True) for run in (a, b)]
-    assert states[0]["step"] == states[1]["step"]
-    for key, value in states[0]["model"].items():
-        assert torch.equal(value, states[1]["model"][key]), key
-    results = [{**read_json(run / "result.json", dict, ""), "seconds": 0} for run in (a, b)]
-    assert results[0] == results[1]
-
-
 def assert_nothing_left(folder: Path) -> None:
     left = [path for path in folder.rglob("*") if path.name.startswith(".") or path.name.endswith((".part", ".tmp"))]
     assert not left, left
@@ -105,7 +92,7 @@ def one_run(folder: Path, kills: Kills, whole: Path) -> None:
     out = folder / "run"
     while not (out / "result.json").exists():
         kills.run(train(out, CONFIG))
-    assert_same(out, whole / "run")
+    assert_same_run(out, whole / "run")
 
 
 def rounds_with_twins(folder: Path, kills: Kills, whole: Path) -> None:
@@ -113,7 +100,12 @@ def rounds_with_twins(folder: Path, kills: Kills, whole: Path) -> None:
     while not (out / "results.json").exists():
         kills.run(train(out, replace(CONFIG, rounds=2, twin=True, steps=6)))
     for name in ("seed0", "seed0-twin", "seed1", "seed1-twin"):
-        assert_same(out / name, whole / "rounds" / name)
+        assert_same_run(out / name, whole / "rounds" / name)
+
+
+def unpacked(folder: Path, whole: Path) -> None:
+    """Whoever uses the set next removes what processes killed beside the last one left."""
+    load_images(f"npz:{whole / 'set.npz'}", "unlabeled", limit=0, data_dir=folder)
 
 
 def unpacking(folder: Path, kills: Kills, whole: Path) -> None:
@@ -122,6 +114,7 @@ def unpacking(folder: Path, kills: Kills, whole: Path) -> None:
         kills.run(*[(UNPACK, names)] * kills.draw.choice((1, 2)))[-1] != 0 or kills.left and kills.draw.random() < 0.2
     ):
         pass
+    unpacked(folder, whole)
     kept = [sorted((each / "stores").iterdir()) for each in (folder, whole)]
     assert [file.suffix for file in kept[0]] == [file.suffix for file in kept[1]] == [".bin", ".json"]
     assert kept[0][0].read_bytes() == kept[1][0].read_bytes()
@@ -139,7 +132,8 @@ def two_runs(folder: Path, kills: Kills, whole: Path) -> None:
         second = kills.draw.random() < 0.3 and (outs[0] / "config.toml").exists()
         kills.run(*jobs, *(jobs[:1] if second else ()), allowed=(0, 2))  # 2: being written by another process
     for out in outs:
-        assert_same(out, whole / "beside")
+        assert_same_run(out, whole / "beside")
+    unpacked(folder, whole)
     assert len(list((folder / "stores").iterdir())) == 2
 
 
@@ -161,9 +155,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Callable[..., N
         elif kind is two_runs and not (folder / "beside").exists():
             train_rounds(replace(beside(folder, folder), out=str(folder / "beside")))
         elif kind is unpacking and not (folder / "stores").exists():
-            from swwae_zoo.data import load_images
-
-            load_images(f"npz:{folder / 'set.npz'}", "unlabeled", limit=0, data_dir=folder)
+            unpacked(folder, folder)
         return folder
 
     return make

@@ -22,7 +22,7 @@ from torch import Tensor
 from swwae_zoo.data.bounds import check_memory
 from swwae_zoo.data.store import ImageStore
 from swwae_zoo.data.types import Images, ImageSet, Request
-from swwae_zoo.utils.files import atomic_write, cache_folders, read_sealed, writable, write_sealed
+from swwae_zoo.utils.files import atomic_write, cache_folders, read_sealed, remove_leftovers, writable, write_sealed
 from swwae_zoo.utils.text import printable
 
 logger = logging.getLogger(__name__)
@@ -69,6 +69,7 @@ class Shelf:
         for folder in self._folders:
             path, facts = folder / f"{self._name}.bin", self._facts(folder)
             if facts is not None and _is_whole(path, facts):
+                remove_leftovers(path)
                 return self._opened(path, facts)
             if facts is not None or path.exists():
                 logger.warning("%s is damaged or was not finished: the images are unpacked again", printable(path))

@@ -2,7 +2,7 @@
 
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import Field, fields
 from typing import Annotated, Any
 
@@ -12,11 +12,9 @@ from swwae_zoo import config
 
 from .options import Json
 
-# Flags that are not fields of a recipe.
 Recipe = Annotated[
     str | None, typer.Option("--recipe", metavar="NAME|PATH", help="Recipe to start from (else the model's own).")
 ]
-Resume = Annotated[bool, typer.Option("--resume", help="Resume the run in --out.")]
 Backbone = Annotated[
     str | None,
     typer.Option(
@@ -36,43 +34,31 @@ ImgSize = Annotated[
 Pretrained = Annotated[
     bool, typer.Option("--pretrained", help="Start from the backbone's pretrained weights, or the model's own.")
 ]
+# Flags that say what a run starts from and are no keys of a recipe, with their defaults.
+START = {
+    "recipe": (Recipe, None),
+    "backbone": (Backbone, None),
+    "pools": (Pools, None),
+    "decoder": (Decoder, None),
+    "img_size": (ImgSize, None),
+    "pretrained": (Pretrained, False),
+}
+Resume = Annotated[bool, typer.Option("--resume", help="Resume the run in --out.")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite a run that --out already holds.")]
 
 
-def train(
-    recipe: Recipe = None,
-    backbone: Backbone = None,
-    pools: Pools = None,
-    decoder: Decoder = None,
-    img_size: ImgSize = None,
-    pretrained: Pretrained = False,
-    resume: Resume = False,
-    force: Force = False,
-    as_json: Json = False,
-    **given: Any,
-) -> None:
+def train(resume: Resume = False, force: Force = False, as_json: Json = False, **given: Any) -> None:
     """Train a model on few labels and many images.
 
     Flags override the recipe; without --recipe it is the model's own: `swwae train --model swwae_mnist` runs in full.
     """
-    overrides = keys_of(given)
+    keys, start = keys_and_start(given)
 
     from swwae_zoo.publish.report import Pages
     from swwae_zoo.training.rounds import summary, train_rounds
     from swwae_zoo.training.settings import settings
 
-    size = None if img_size is None else config.parse_size(img_size)
-    run, notes = settings(
-        overrides,
-        recipe=recipe,
-        backbone=backbone,
-        pools=pools,
-        decoder=decoder,
-        img_size=size,
-        pretrained=pretrained,
-        resume=resume,
-        force=force,
-    )
+    run, notes = settings(keys, resume=resume, force=force, **start)
     results = train_rounds(run, resume=resume, force=force, notes=notes, observe=Pages())
     if as_json and results:  # only rank 0 has results
         typer.echo(json.dumps(results))
@@ -81,9 +67,11 @@ def train(
             typer.echo(line)
 
 
-def keys_of(given: Mapping[str, Any]) -> dict[str, Any]:
-    """What the flags say, by key; None where a flag was not given."""
-    return {key.name: value_of(key, given.get(key.name)) for key in fields(config.RunConfig)}
+def keys_and_start(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the flags of `with_recipe_flags` say: the recipe's keys (None where a flag was not given), and START."""
+    keys = {key.name: value_of(key, given.get(key.name)) for key in fields(config.RunConfig)}
+    size = None if given["img_size"] is None else config.parse_size(given["img_size"])
+    return keys, {name: given[name] for name in START} | {"img_size": size}
 
 
 def value_of(key: Field, given: Any) -> Any:
@@ -129,8 +117,16 @@ def flag(key: Field) -> inspect.Parameter:
     )
 
 
-# typer reads a command's flags from its signature.
-_own = [parameter for parameter in inspect.signature(train).parameters.values() if parameter.name != "given"]
-_flags = [flag(key) for key in fields(config.RunConfig)]
-train.__signature__ = inspect.Signature([*_own, *_flags])  # type: ignore[attr-defined]
-train.__annotations__ = {parameter.name: parameter.annotation for parameter in [*_own, *_flags]} | {"return": None}
+def with_recipe_flags(command: Callable[..., None], left_out: Container[str] = ()) -> None:
+    """Gives a command the flags of START and of a recipe's keys: typer reads them from its signature."""
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    start = [inspect.Parameter(name, keyword, default=given[1], annotation=given[0]) for name, given in START.items()]
+    own = [
+        each.replace(kind=keyword) for each in inspect.signature(command).parameters.values() if each.name != "given"
+    ]
+    every = [*start, *own, *(flag(key) for key in fields(config.RunConfig) if key.name not in left_out)]
+    command.__signature__ = inspect.Signature(every)  # type: ignore[attr-defined]
+    command.__annotations__ = {each.name: each.annotation for each in every} | {"return": None}
+
+
+with_recipe_flags(train)

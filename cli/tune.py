@@ -1,21 +1,18 @@
 """`swwae tune`: searches a recipe's numbers on validation images. Its further flags are those of `swwae train`."""
 
 import importlib.util
-import inspect
 import json
 import shlex
-from collections.abc import Callable
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from swwae_zoo import config
 from swwae_zoo.utils.text import printable
 
 from .options import Json, print_table
-from .train import Backbone, Decoder, ImgSize, Pools, Pretrained, Recipe, flag, keys_of
+from .train import keys_and_start, with_recipe_flags
 
 SHOWN = 10  # trials in the table
 LEFT_OUT = {"rounds", "twin", "track", "out"}  # flags of `swwae train` that a search has no use for, or its own
@@ -42,12 +39,6 @@ Out = Annotated[Path, typer.Option("--out", help="Output folder; a study that it
 
 
 def tune(
-    recipe: Recipe = None,
-    backbone: Backbone = None,
-    pools: Pools = None,
-    decoder: Decoder = None,
-    img_size: ImgSize = None,
-    pretrained: Pretrained = False,
     trials: Trials = None,
     hours: Hours = None,
     search: SearchKeys = None,
@@ -68,16 +59,8 @@ def tune(
     from swwae_zoo.experiments.tune import tune as run
     from swwae_zoo.training.settings import recipe_and_keys
 
-    size = None if img_size is None else config.parse_size(img_size)
-    base, overrides = recipe_and_keys(
-        keys_of(given),
-        recipe=recipe,
-        backbone=backbone,
-        pools=pools,
-        decoder=decoder,
-        img_size=size,
-        pretrained=pretrained,
-    )
+    keys, start = keys_and_start(given)
+    base, overrides = recipe_and_keys(keys, **start)
     settings = TuneSettings(out, trials, hours, storage, study, tuple(search or ()))
     result = run(base, overrides, settings)
     if as_json:
@@ -107,16 +90,4 @@ def tune(
         typer.echo(f"train it with: swwae train --recipe {shlex.quote(str(result.recipe))} --out RUN")
 
 
-def _keys() -> list[Any]:
-    return [key for key in fields(config.RunConfig) if key.name not in LEFT_OUT]
-
-
-def _with_flags_of_a_recipe(command: Callable[..., None]) -> None:
-    """Gives the command the flags of `swwae train`: typer reads them from its signature."""
-    own = [parameter for parameter in inspect.signature(command).parameters.values() if parameter.name != "given"]
-    every = [*own, *(flag(key) for key in _keys())]
-    command.__signature__ = inspect.Signature(every)  # type: ignore[attr-defined]
-    command.__annotations__ = {parameter.name: parameter.annotation for parameter in every} | {"return": None}
-
-
-_with_flags_of_a_recipe(tune)
+with_recipe_flags(tune, LEFT_OUT)

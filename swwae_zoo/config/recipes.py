@@ -9,6 +9,8 @@ from pathlib import Path
 
 from swwae_zoo.config.fields import toml_comment, toml_line
 from swwae_zoo.config.schema import GROUPS, SCHEMA, RunConfig, check_known, nearest
+from swwae_zoo.utils.files import user_path
+from swwae_zoo.utils.text import printable
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -18,6 +20,7 @@ else:
 __all__ = ["default_recipe", "read_recipe", "recipe_names", "recipe_title", "to_toml"]
 
 
+MAX_BYTES = 2**20
 _ALIASES = {"swwae_stl10_vgg": "swwae_stl10"}  # model -> the model whose recipe is its own too
 
 
@@ -28,7 +31,7 @@ def read_recipe(name_or_path: str | Path) -> RunConfig:
         ValueError: one line: no such recipe (with the nearest) or file, a file that is not TOML (with the position),
             an unknown key (with the nearest), or a value that `validate` refuses.
     """
-    text = _recipe_text(name_or_path)
+    text, shown = _recipe_text(name_or_path), printable(name_or_path)
     try:
         table = tomllib.loads(text)
         schema = table.pop("schema", SCHEMA)
@@ -37,11 +40,11 @@ def read_recipe(name_or_path: str | Path) -> RunConfig:
         check_known(table)
         return RunConfig(**table)
     except RecursionError:
-        raise ValueError(f"recipe {name_or_path}: tables or lists nested too deep, expected one level") from None
+        raise ValueError(f"recipe {shown}: tables or lists nested too deep, expected one level") from None
     except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"recipe {name_or_path}: not valid TOML: {error}") from None
+        raise ValueError(f"recipe {shown}: not valid TOML: {printable(error)}") from None
     except ValueError as error:
-        raise ValueError(f"recipe {name_or_path}: {error}") from None
+        raise ValueError(f"recipe {shown}: {printable(error, 1000)}") from None
 
 
 def recipe_names() -> list[str]:
@@ -103,17 +106,23 @@ def _recipe_text(name_or_path: str | Path) -> str:
     if isinstance(name_or_path, str) and name in names:
         file = importlib.resources.files("swwae_zoo.recipes") / f"{name}.toml"
     elif isinstance(name_or_path, Path) or "/" in name or "\\" in name or name.endswith(".toml"):
-        file = Path(name).expanduser()
+        file = user_path(name)
     else:
         raise ValueError(
-            f"recipe {name}: no such recipe{nearest(name, names) or ';'} `swwae recipes` lists them; "
+            f"recipe {printable(name)}: no such recipe{nearest(name, names) or ';'} `swwae recipes` lists them; "
             "or give a path to a .toml file"
         )
+    shown = printable(name)
+    if isinstance(file, Path) and file.exists():
+        if not file.is_file():
+            raise ValueError(f"recipe {shown}: a {'folder' if file.is_dir() else 'pipe or device'}, expected a file")
+        if file.stat().st_size > MAX_BYTES:
+            raise ValueError(f"recipe {shown}: has {file.stat().st_size:,} bytes, expected at most {MAX_BYTES:,}")
     try:
         return file.read_text(encoding="utf-8-sig")  # Windows editors put a byte order mark in front
     except FileNotFoundError:
-        raise ValueError(f"recipe {name}: no such file{nearest(Path(name).stem, names)}") from None
+        raise ValueError(f"recipe {shown}: no such file{nearest(Path(name).stem, names)}") from None
     except OSError as error:
-        raise ValueError(f"recipe {name}: cannot be read: {error.strerror}") from None
+        raise ValueError(f"recipe {shown}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
-        raise ValueError(f"recipe {name}: not UTF-8 text, at byte {error.start}") from None
+        raise ValueError(f"recipe {shown}: not UTF-8 text, at byte {error.start}") from None

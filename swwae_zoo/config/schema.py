@@ -135,6 +135,10 @@ class RunConfig:
         "Loss", "all", "What reconstruction trains beside the classifier: all, or the decoder.",
         choices=("all", "decoder"),
     )  # fmt: skip
+    noise: float = option(
+        "Loss", 0.0, "Noise on the encoder's input that reconstruction takes out again; 0 = none.",
+        minimum=0,
+    )  # fmt: skip
     confidence: float = option(
         "Loss", 0.95, "Least probability at which the teacher's class becomes a target.", above=0, maximum=1
     )
@@ -230,15 +234,23 @@ def validate(config: RunConfig) -> None:
         raise ValueError(f"steps, epochs: got {config.steps} and {config.epochs}, expected exactly one of them above 0")
     _validate_lambdas(config)
     weights = [weight for name, weight in lambdas(config).items() if name != "l1"]  # a penalty alone teaches nothing
-    if not any(max(weight) if isinstance(weight, list) else weight for weight in weights):
+    if not any(_most(weight) for weight in weights):
         raise ValueError("lambda_nll, lambda_rec, lambda_middle: got 0 for all, expected at least one above 0")
     for key in fields(config):
         if key.type == dict[str, ModelArg]:
             _validate_table(key.name, getattr(config, key.name))
         if key.metadata.get("two_views") and getattr(config, key.name):
             check_two_views(config, key.name)
+    if config.noise and not (config.lambda_rec or _most(config.lambda_middle)):
+        raise ValueError(f"noise: got {config.noise}, but nothing is reconstructed: give --lambda-rec 1, or --noise 0")
+    if config.noise and not config.ema:
+        raise ValueError("noise: needs a teacher, which sees the clean image: give --ema 0.99")
     if config.labeled_view == "strong" and config.strong == "none":
         raise ValueError("labeled_view: got 'strong', but strong = 'none': give --strong grey or photo")
+
+
+def _most(weight: float | list[float]) -> float:
+    return max(weight) if isinstance(weight, list) else weight
 
 
 def _validate_table(key: str, table: Mapping[str, Any]) -> None:
@@ -296,7 +308,7 @@ def fixed_keys(config: RunConfig) -> dict[str, Any]:
 def without_lambdas(config: RunConfig) -> RunConfig:
     """The plain convnet's recipe: every lambda but lambda_nll 0, those of terms from outside too."""
     zero = {key.name: 0.0 for key in fields(config) if _is_lambda(key.name) and key.name != "lambda_nll"}
-    return replace(config, **zero, lambda_other={})
+    return replace(config, **zero, lambda_other={}, noise=0.0)
 
 
 def starts_trained(model_args: Mapping[str, Any], init: str | None) -> bool:

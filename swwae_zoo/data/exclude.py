@@ -10,7 +10,7 @@ import numpy as np
 from swwae_zoo.utils.files import user_path
 from swwae_zoo.utils.text import printable
 
-_NUMBER = re.compile(r"[+-]?[0-9_]{1,18}")
+_NUMBER = re.compile(r"[+-]?[0-9]{1,18}")
 _SPEC = re.compile(r"([01])-based:(.+)", re.DOTALL)
 
 
@@ -46,7 +46,7 @@ def read_exclusions(spec: str, total: int) -> np.ndarray:
 def _from_npy(path: Path) -> tuple[np.ndarray, None]:
     try:
         numbers = np.load(path, allow_pickle=False, mmap_mode="r")  # its header may claim more than there is
-    except (ValueError, OSError, EOFError, SyntaxError, TypeError, OverflowError) as error:
+    except Exception as error:  # NumPy's parser of headers raises whatever it stumbles on, tokenize's errors among it
         raise ValueError(f"exclude: {printable(path)} is no NumPy array ({printable(error, 200)})") from error
     if not isinstance(numbers, np.ndarray) or numbers.ndim != 1 or not np.issubdtype(numbers.dtype, np.integer):
         raise ValueError(f"exclude: {printable(path)} is no array of whole numbers, (K,)")

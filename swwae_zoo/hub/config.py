@@ -65,7 +65,7 @@ def whole(low: int, high: int) -> Rule:
 
 def number(low: float, high: float) -> Rule:
     def is_number(value: Any) -> bool:
-        return type(value) in (int, float) and math.isfinite(value)
+        return type(value) is int or type(value) is float and math.isfinite(value)
 
     return Rule(lambda value: is_number(value) and low <= value <= high, f"a number from {low} to {high}", is_number)
 
@@ -249,8 +249,8 @@ def check_model_config(content: Any, where: str, local: bool = False) -> ModelCo
     architecture = content.get("architecture")
     if not is_ours(architecture):
         raise HubError(
-            f"{where}: config.json says architecture {architecture!r}, expected a model of swwae_zoo "
-            f"({', '.join(timm.list_models('swwae*'))}); for another use timm itself"
+            f"{where}: config.json says architecture {printable(repr(architecture), 100)}, expected a model of "
+            f"swwae_zoo ({', '.join(timm.list_models('swwae*'))}); for another use timm itself"
         )
     arguments = _ARGUMENTS[architecture]
     _check(args, arguments.rules, "model_args.", where, local, arguments.others)
@@ -292,6 +292,8 @@ def _check(
             rule = _ARGUMENT
         if rule is None:
             known = ", ".join(rules) + (" or an argument of the backbone" if others else "")
-            raise HubError(f"{where}: config.json says {(prefix + name)[:100]!r}, which is none of {known}")
+            raise HubError(f"{where}: config.json says {printable(repr(prefix + name), 100)}, which is none of {known}")
         if not rule.allows(value, local):
-            raise HubError(f"{where}: config.json: {prefix}{name} is {repr(value)[:80]}, expected {rule.expected}")
+            raise HubError(
+                f"{where}: config.json: {prefix}{name} is {printable(repr(value), 80)}, expected {rule.expected}"
+            )

@@ -40,11 +40,14 @@ class TermOptions(NamedTuple):
     detach_targets: keep the gradient of L2M, and of the cross-view terms, out of their targets.
     confidence: least probability, above 0 and at most 1, at which the teacher's class becomes a target.
     decoder_only: what and where reach the decoder without gradient, so that reconstruction trains the decoder alone.
+    noise: standard deviation of Gaussian noise that is added to the images before the encoder, in units of the
+        normalised image; L2rec and L2M then compare with the clean image and the clean whats. 0 adds none.
     """
 
     detach_targets: bool = False
     confidence: float = 0.95
     decoder_only: bool = False
+    noise: float = 0.0
 
 
 class Step(NamedTuple):
@@ -54,7 +57,7 @@ class Step(NamedTuple):
 
     logits: (L, num_classes), of the labelled images.
     target: (L,) int64 classes.
-    images: (L + U, C, H, W), what went into the encoder.
+    images: (L + U, C, H, W), what went into the encoder, before noise was added to it.
     encoding: whats and switches of `images`, see `swwae_zoo.models.Encoding`.
     decoding: reconstruction and middles of `images`, see `swwae_zoo.models.Decoding`.
     strong_logits: (U, num_classes), of the strong views of the unlabelled images.

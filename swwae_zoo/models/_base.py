@@ -165,6 +165,14 @@ class SWWAE(nn.Module):
         """
         return other._replace(whats=(*other.whats[:-1], encoding.whats[-1]), features=encoding.features)
 
+    def with_targets(self, encoding: Any, other: Any) -> Any:
+        """The encoding with the whats of another one as targets of the middles: those of the clean image, say.
+
+        Args:
+            encoding, other: of two views of the same images.
+        """
+        return encoding._replace(whats=(*other.whats[:-1], encoding.whats[-1]))
+
 
 def select_features(features: Any, images: slice) -> Any:
     """The features of some of the images of a batch; features may be any structure of tensors (B, ...).

@@ -115,23 +115,26 @@ class SWWAETask(TrainingTask):
         needs, labeled = self.lambdas.needs, target.shape[0]
         if not self.uses_unlabeled:
             return Step(model(input), target, input, options=self.options)
-        encoding = model.forward_encoder(input) if "encoding" in needs else None
-        features = model.forward_features(input) if encoding is None else encoding.features
+        denoises = self.options.noise > 0 and "decoding" in needs
+        seen = input + self.options.noise * torch.randn_like(input) if denoises else input
+        encoding = model.forward_encoder(seen) if "encoding" in needs else None
+        features = model.forward_features(seen) if encoding is None else encoding.features
         if "strong view" not in needs:
             logits, strong_logits = model.forward_head(_images(features, slice(None, labeled))), None
         else:
             both = model.forward_head(features)
             logits, strong_logits = both[:labeled], both[labeled:]
         seen_by_decoder = _detached(encoding) if self.options.decoder_only else encoding
+        if denoises:
+            seen_by_decoder = model.with_targets(seen_by_decoder, self._teach(input, True)[1])
         decoding = model.forward_decoder(seen_by_decoder) if "decoding" in needs else None
         teacher_logits, cross = None, None
         if "teacher" in needs:
             if weak is None:
                 raise ValueError("a term needs the teacher's view of the unlabelled images: pass weak=(U, C, H, W)")
-            seen = self._teach(weak, "teacher encoding" in needs)
-            teacher_logits = seen[0]
+            teacher_logits, where = self._teach(weak, "teacher encoding" in needs)
             if "cross decoding" in needs:
-                cross = model.forward_decoder(model.with_where(_images(seen_by_decoder, slice(labeled, None)), seen[1]))
+                cross = model.forward_decoder(model.with_where(_images(seen_by_decoder, slice(labeled, None)), where))
         return Step(logits, target, input, encoding, decoding, strong_logits, teacher_logits, weak, cross, self.options)
 
     @torch.no_grad()

@@ -140,7 +140,7 @@ class Trainer:
         }
         # Without a classification loss it is reconstruction that the encoder learns from, to the end.
         fade, decoder_only = (config.fade, config.rec_trains == "decoder") if self.lambdas.classifies else (0.0, False)
-        options = TermOptions(config.detach_targets, config.confidence, decoder_only)
+        options = TermOptions(config.detach_targets, config.confidence, decoder_only, config.noise)
         self.task = SWWAETask(self.model, Lambdas(**own), options, config.ramp, fade, device=self.device)
         if config.ema:
             self.task.setup_ema(config.ema, use_warmup=True)

@@ -71,6 +71,7 @@ TRAIN_FLAGS = [
     "--no-norm-eval",
     "--no-sync-bn",
     "--no-twin",
+    "--noise",
     "--norm-eval",
     "--num-labels",
     "--num-val",

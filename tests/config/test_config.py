@@ -211,7 +211,7 @@ def test_a_missing_file_says_so(packaged, tmp_path):
     assert refusal(read_recipe, "./zzz") == "recipe ./zzz: no such file"
     message = "recipe swwae_mnist.toml: no such file; did you mean swwae_mnist?"
     assert refusal(read_recipe, "swwae_mnist.toml") == message
-    assert refusal(read_recipe, tmp_path) == f"recipe {tmp_path}: cannot be read: Is a directory"
+    assert refusal(read_recipe, tmp_path) == f"recipe {tmp_path}: a folder, expected a file"
 
 
 def test_packaged_recipes_by_name(packaged):
@@ -393,6 +393,8 @@ def test_keys_of_another_length_give_way():
         ({"ema": 0.0}, "lambda_consistency: needs a teacher, the moving average of the weights: give --ema 0.99"),
         ({"confidence": 0.0}, "confidence: got 0.0, expected a number above 0 and at most 1"),
         ({"confidence": 1.5}, "confidence: got 1.5, expected a number above 0 and at most 1"),
+        ({"noise": 0.3, "lambda_rec": 0, "lambda_middle": [0, 0]}, "noise: got 0.3, but nothing is reconstructed"),
+        ({"noise": 0.3, "ema": 0.0, "lambda_consistency": 0}, "noise: needs a teacher, which sees the clean image"),
         ({"lambda_other": {"mine": -1}}, "lambda_other: got mine = -1, expected a number at least 0"),
         ({"lambda_other": {"rec": 5}}, "lambda_other: got 'rec', which has a key of its own: set lambda_rec"),
         ({"strong_args": {"a b": 1}}, "strong_args: got 'a b', expected the name of an argument"),
@@ -410,7 +412,9 @@ def test_views_and_teachers(keys, message):
 
 def test_the_twin_is_the_plain_convnet():
     config = RunConfig(steps=1, lambda_l1=1, lambda_middle=[1, 2], lambda_other={"mine": 1.0}, strong="grey", ema=0.9,
-                       lambda_consistency=1, lambda_cross=1)  # fmt: skip
-    weights = lambdas(without_lambdas(config))
+                       lambda_consistency=1, lambda_cross=1, noise=0.3)  # fmt: skip
+    twin = without_lambdas(config)
+    weights = lambdas(twin)
+    assert twin.noise == 0
     assert weights.pop("nll") == 1 and set(weights) == {"rec", "middle", "l1", "consistency", "cross"}
     assert not any(weights.values())

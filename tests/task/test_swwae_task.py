@@ -247,6 +247,35 @@ def test_cross_view_reconstruction(model):
     torch.testing.assert_close(out["cross"], expected)
 
 
+@pytest.mark.parametrize("name", ["swwae_mnist", "wrapped"])
+def test_noise_in_clean_image_and_clean_whats_as_targets(model, name):
+    if name == "wrapped":
+        model = swwae_zoo.wrap("test_resnet", num_classes=7, in_chans=1, img_size=12, decoder="light")
+    task = with_teacher(model.eval(), Lambdas(1.0, 1.0, 1.0))
+    task.options = TermOptions(noise=0.5)
+    torch.manual_seed(5)
+    out = task(IMAGES, TARGET)
+    torch.manual_seed(5)
+    noisy = IMAGES + 0.5 * torch.randn_like(IMAGES)
+    encoding, clean = model.forward_encoder(noisy), task.trainable_module_ema.module.forward_encoder(IMAGES)
+    decoding = model.forward_decoder(encoding)
+    decoded = [decoded for _, decoded in decoding.middles]
+    targets = [what for what, _ in model.forward_decoder(clean).middles]
+    torch.testing.assert_close(out["output"], model(noisy)[:3])
+    torch.testing.assert_close(out["rec"], F.mse_loss(decoding.reconstruction, IMAGES))
+    expected = sum(F.mse_loss(*pair) for pair in zip(decoded, targets, strict=True))
+    torch.testing.assert_close(out["middle"], expected)
+    out["loss"].backward()
+    assert all(p.grad is None for p in task.trainable_module_ema.parameters())
+
+
+def test_noise_is_for_reconstruction_alone(model):
+    with_noise = SWWAETask(model, SUPERVISED, TermOptions(noise=0.5))
+    assert torch.equal(with_noise(IMAGES, TARGET)["loss"], SWWAETask(model, SUPERVISED)(IMAGES, TARGET)["loss"])
+    with pytest.raises(ValueError, match="give --ema 0.99"):
+        SWWAETask(model, SEMI_SUPERVISED, TermOptions(noise=0.5))(IMAGES, TARGET)
+
+
 def test_schedules(model):
     lambdas = Lambdas(1.0, 1.0, 0.0, consistency=1.0)
     task = with_teacher(model, lambdas, ramp=0.5, fade=0.25)

@@ -74,6 +74,7 @@ VIEWS = replace(
     labeled_view="strong",
     lambda_consistency=1.0,
     lambda_cross=0.5,
+    noise=0.1,
     confidence=0.2,
     ramp=0.5,
     fade=0.5,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from swwae_zoo.analysis.load import Trained
-from swwae_zoo.data import Images, images_on, load_images, make_splits
+from swwae_zoo.data import Images, NoSuchSplit, images_on, load_images, make_splits
 from swwae_zoo.training.build import request_of
 from swwae_zoo.training.classes import labels_for
 from swwae_zoo.training.evaluate import classification_error, mean_reconstruction_loss
@@ -70,14 +70,19 @@ def images_of(trained: Trained, data: str | None = None, split: str = "test", da
     if data is None and split == "val":
         images = _held_out(trained, data_dir)
     else:
-        images = load_images(
-            data or (config.data if config else ""),
-            split,
-            data_dir=data_dir or (config.data_dir if config else "") or None,
-            img_size=trained.transform.stored_size,
-            in_chans=trained.model.in_chans,
-            bad_images=config.bad_images if config else "refuse",
-        )
+        try:
+            images = load_images(
+                data or (config.data if config else ""),
+                split,
+                data_dir=data_dir or (config.data_dir if config else "") or None,
+                img_size=trained.transform.stored_size,
+                in_chans=trained.model.in_chans,
+                bad_images=config.bad_images if config else "refuse",
+            )
+        except NoSuchSplit as error:
+            if data is None and split == "test" and config and config.num_val:
+                raise NoSuchSplit(f"{error}; --split val takes the images that training held out") from error
+            raise
     labels = images.labels
     if labels is None or len(labels) == 0:
         raise ValueError(f"{printable(images.name)} has no labelled images in its {split} split: there is no error")

@@ -7,6 +7,7 @@ Nothing is called written before the file, read back, gives what the model gives
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import logging
 import os
@@ -60,8 +61,9 @@ class Exported(NamedTuple):
             return "timm's own model, which timm.create_model loads as local-dir:; its logits are equal to the bit"
         names = self.metadata["class_names"]
         return (
-            f"{self.metadata['preprocessing']['input']} -> probabilities (B, {len(names)}); read back, it differs from "
-            f"the model by at most {self.difference:.1g}"
+            f"{self.metadata['preprocessing']['input']} -> probabilities (B, {len(names)}); pictures of another size: "
+            f"{self.metadata['preprocessing']['pictures']}; read back, it differs from the model by at most "
+            f"{self.difference:.1g}"
         )
 
 
@@ -156,6 +158,9 @@ def describe(model: SWWAE, prepare: Preprocess, label_names: Sequence[str], size
     """What a reader of the file has to know, for JSON."""
     cfg = model.pretrained_cfg
     names = [str(name) for name in label_names] or [str(number) for number in range(model.num_classes)]
+    pictures = f"scale to cover {size[0]}x{size[1]}, crop to the centre"
+    if cfg.get("crop_mode") == "squash":
+        pictures = f"scale to {size[0]}x{size[1]}, whatever their shape"
     return {
         "model": cfg.get("architecture") or type(model).__name__,
         "version": __version__,
@@ -164,6 +169,7 @@ def describe(model: SWWAE, prepare: Preprocess, label_names: Sequence[str], size
             "included": True,
             "input": f"uint8 (B, {model.in_chans}, {size[0]}, {size[1]}), 0 to 255",
             "input_size": [model.in_chans, *size],
+            "pictures": f"{pictures} (bilinear, antialiased)",
             "model_size": list(prepare.img_size),
             "contrast": prepare.contrast,
             "mean": prepare.mean.flatten().tolist(),
@@ -343,8 +349,9 @@ def _timm_difference(model: SWWAE, folder: Path) -> float:
         plain = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
         assert type(plain).__module__.startswith("timm."), type(plain)
         x = torch.randn(3, model.in_chans, *model.img_size, generator=torch.Generator().manual_seed(0))
+        ours: Any = copy.deepcopy(model).to(memory_format=torch.contiguous_format)  # a run's is channels-last
         with torch.no_grad():
-            return float((plain(x) - model(x)).abs().max())
+            return float((plain(x) - ours(x)).abs().max())
     except (RuntimeError, TypeError, KeyError) as error:
         line = printable(" ".join(str(error).split()), 200)
         raise ValueError(

@@ -12,6 +12,7 @@ from swwae_zoo.config import RunConfig
 from swwae_zoo.data import Images, Splits
 from swwae_zoo.models import SWWAE
 from swwae_zoo.training.build import initial_weights
+from swwae_zoo.training.trainer import lambdas_of
 from swwae_zoo.utils.text import markup, printable
 
 __all__ = ["next_steps", "start_block"]
@@ -57,7 +58,8 @@ def start_block(
         "images": ", ".join(counts),
         "size": f"{stored} as stored -> {height}x{width} {channels} as trained",
         "model": markup(model.text, 200),
-        "parameters": f"{encoder:,} encoder and classifier, {decoder:,} decoder",
+        "parameters": f"{encoder:,} encoder and classifier, {decoder:,} decoder"
+        + ("" if lambdas_of(config).runs_decoder or not decoder else " (nothing trains it: lambda_rec is 0)"),
         "weights": starting_weights(config),
         "device": f"{device}{threads}, precision {precision}",
         "training": f"{each}, {labeled_batch(config, labeled)} + {config.batch_size if splits.unlabeled else 0} images "

@@ -142,6 +142,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
         reading.shell(
             "swwae train --backbone resnet18 --img-size 64 --data folder:pets --unlabeled folder:more --out runs/pets"
         )
+        reading.shell("swwae train --data digits --labels 50 --steps 200 --out runs/first")
         reading.shell("swwae push runs/mnist-100 --repo ORG/NAME")
         reading.shell("swwae pull ORG/NAME --out mnist")
         reading.shell("swwae export runs/pets")

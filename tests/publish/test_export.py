@@ -1,5 +1,6 @@
 """Exported files, read by programs that don't know this package, give what the model gives."""
 
+import copy
 import json
 import subprocess
 import sys
@@ -109,6 +110,30 @@ MODELS = {
 SIZES = {**{tag: (28, 28) for tag in timm.list_pretrained("swwae*") if "." in tag}}
 
 
+# Of tests/models/test_backbones.py, and those that the documents train; and the largest of the paper's nets.
+LARGER = {
+    **{
+        name: lambda name=name: described(wrapped(name, decoder="light"), NAMES)
+        for name in (
+            "resnet18", "tf_efficientnet_lite0", "test_convnext", "test_nfnet", "resnetblur18", "lcnet_035",
+            "ese_vovnet19b_slim_dw", "cs3darknet_focus_s", "pvt_v2_b0", "mobilevit_xxs", "inception_next_atto",
+            "test_mambaout", "starnet_s050",
+        )
+    },
+    "swwae_cifar_vgg": lambda: described(timm.create_model("swwae_cifar_vgg", num_classes=4), NAMES),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", LARGER)
+def test_onnx_and_pt2_of_larger_nets(name: str, tmp_path: Path) -> None:
+    model = LARGER[name]()
+    for format, check in (("pt2", check_pt2), ("onnx", check_onnx)):
+        export_model(model, swwae_zoo.preprocess_of(model), NAMES, format, tmp_path / f"a.{format}")
+        check(tmp_path / f"a.{format}", model, model.img_size)
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_onnx_and_pt2(name: str, tmp_path: Path) -> None:
     model = MODELS[name]()
@@ -129,7 +154,8 @@ def test_onnx_and_pt2(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("backbone", ["resnet18", "test_resnet", "test_efficientnet"])
 def test_timm_alone_loads_the_backbone(backbone: str, tmp_path: Path) -> None:
     model = described(wrapped(backbone), NAMES)
-    export_model(model, swwae_zoo.preprocess_of(model), NAMES, "timm", tmp_path / "plain")
+    as_loaded = copy.deepcopy(model).to(memory_format=torch.channels_last)  # as a run is
+    export_model(as_loaded, swwae_zoo.preprocess_of(model), NAMES, "timm", tmp_path / "plain")
     x = torch.randn(3, 3, 64, 64)
     torch.save(x, tmp_path / "in")
     told = json.loads(run(TIMM, tmp_path / "plain", tmp_path / "in", tmp_path / "result"))
@@ -178,7 +204,7 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(app, ["export", "my run", "--opset", "18"])
     assert done.exit_code == 0 and done.stdout == "my_run.onnx\n", done.output
-    assert "uint8 (B, 1, 32, 32)" in done.stderr
+    assert "uint8 (B, 1, 32, 32)" in done.stderr and "scale to cover 32x32, crop to the centre" in done.stderr
     check_onnx(tmp_path / "my_run.onnx", net, (32, 32))
     for args in (
         ["nowhere"],

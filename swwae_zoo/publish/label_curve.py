@@ -120,5 +120,5 @@ def _of_table(file: Path) -> Iterator[Point]:
 
 def _terms(config: RunConfig) -> str:
     """The terms of the loss beside the classifier's, in words."""
-    others = [term.label for term in lambdas_of(config).active if term.name != "nll"]
+    others = [term.label.partition(",")[0] for term in lambdas_of(config).active if term.name != "nll"]
     return f"+ {' + '.join(others)}" if others else ALONE

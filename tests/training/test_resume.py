@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from same_runs import assert_same_run
 from typer.testing import CliRunner
 
 from swwae_zoo.cli.main import app
@@ -25,7 +26,7 @@ from swwae_zoo.training.rounds import train_rounds
 from swwae_zoo.training.run_directory import RunDirectory
 from swwae_zoo.training.signals import Stopped
 from swwae_zoo.training.trainer import Trainer
-from swwae_zoo.utils.json_files import read_json, unsealed
+from swwae_zoo.utils.json_files import read_json
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 TINY = {"notation": "(4)3c-2p-(4)3c-2p-10fc", "img_size": 32}
@@ -80,38 +81,6 @@ VIEWS = replace(
     batch_size=32,
 )
 RECIPES = {"plain": PLAIN, "full": FULL, "soft": SOFT, "views": VIEWS}
-
-
-def same(a: Any, b: Any, path: str = "") -> None:
-    """Asserts that two checkpoints are equal to the last bit, but for the time they took."""
-    if path.split("/")[-1] == "seconds":
-        return
-    if isinstance(a, torch.Tensor):
-        assert a.dtype == b.dtype and a.stride() == b.stride() and torch.equal(a, b), path
-    elif isinstance(a, dict):
-        assert a.keys() == b.keys(), path
-        for key in a:
-            same(a[key], b[key], f"{path}/{key}")
-    elif isinstance(a, (list, tuple)):
-        assert len(a) == len(b), path
-        for i, (x, y) in enumerate(zip(a, b, strict=False)):
-            same(x, y, f"{path}/{i}")
-    else:
-        assert a == b, path
-
-
-def metrics(run: Path) -> list[dict[str, Any]]:
-    lines = [unsealed(json.loads(line)) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name != "images_per_second"} for line in lines]
-
-
-def assert_same_run(a: Path, b: Path) -> None:
-    same(*(torch.load(run / "checkpoint.pt", weights_only=True) for run in (a, b)))
-    assert metrics(a) == metrics(b)
-    for name in ("last/model.safetensors", "best/model.safetensors", "last/config.json", "best/config.json"):
-        assert (a / name).read_bytes() == (b / name).read_bytes(), name
-    results = [read_json(run / "result.json", dict, "") for run in (a, b)]
-    assert [{**result, "seconds": 0} for result in results][0] == {**results[1], "seconds": 0}
 
 
 def assert_loadable(run: Path) -> None:

@@ -1,7 +1,15 @@
 """The typed configuration of a run: schema, fields and recipes. No torch, so that `swwae --help` answers at once."""
 
 from swwae_zoo.config.fields import ModelArg, expected, flags, toml_line
-from swwae_zoo.config.recipes import default_recipe, read_recipe, recipe_names, recipe_title, to_toml
+from swwae_zoo.config.recipes import (
+    default_recipe,
+    read_recipe,
+    read_run_recipe,
+    recipe_names,
+    recipe_title,
+    sealed_toml,
+    to_toml,
+)
 from swwae_zoo.config.schema import (
     GROUPS,
     MAY_CHANGE_ON_RESUME,
@@ -36,9 +44,11 @@ __all__ = [
     "parse_model_arg",
     "parse_size",
     "read_recipe",
+    "read_run_recipe",
     "recipe_names",
     "recipe_title",
     "starts_trained",
+    "sealed_toml",
     "to_toml",
     "toml_line",
     "validate",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.resources
 import sys
 from dataclasses import fields
@@ -17,10 +18,11 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib  # pyright: ignore[reportMissingImports]
 
-__all__ = ["default_recipe", "read_recipe", "recipe_names", "recipe_title", "to_toml"]
+__all__ = ["default_recipe", "read_recipe", "read_run_recipe", "recipe_names", "recipe_title", "sealed_toml", "to_toml"]
 
 
 MAX_BYTES = 2**20
+_SEAL = "# sha256 of the other lines: "
 _ALIASES = {"swwae_stl10_vgg": "swwae_stl10"}  # model -> the model whose recipe is its own too
 
 
@@ -31,7 +33,28 @@ def read_recipe(name_or_path: str | Path) -> RunConfig:
         ValueError: one line: no such recipe (with the nearest) or file, a file that is not TOML (with the position),
             an unknown key (with the nearest), or a value that `validate` refuses.
     """
-    text, shown = _recipe_text(name_or_path), printable(name_or_path)
+    return _parsed(_recipe_text(name_or_path), printable(name_or_path))
+
+
+def read_run_recipe(path: Path) -> RunConfig:
+    """Reads a run's config.toml, as `sealed_toml` made it; those of earlier versions have no checksum.
+
+    Raises:
+        ValueError: as `read_recipe`, or it is not as it was written: damaged, or edited.
+    """
+    text = _recipe_text(path)
+    head, _, rest = text.partition("\n")
+    seal, _, rest = rest.partition("\n")
+    is_cut = all(line.startswith("#") for line in text.splitlines())  # within its first lines
+    if seal.startswith(_SEAL) and seal != _SEAL + _digest(head + rest) or is_cut:
+        raise ValueError(
+            f"{printable(path)} is not as it was written (its checksum differs): restore it; for a run with other "
+            "values give it as --recipe, with another --out"
+        )
+    return _parsed(text, printable(path))
+
+
+def _parsed(text: str, shown: str) -> RunConfig:
     try:
         table = tomllib.loads(text)
         schema = table.pop("schema", SCHEMA)
@@ -99,6 +122,16 @@ def to_toml(config: RunConfig, complete: bool = True) -> str:
     for table in tables:  # last: every line below a table's head belongs to it
         lines += ["", f"[{table}]", *(toml_line(name, value) for name, value in getattr(config, table).items())]
     return "\n".join(lines) + "\n"
+
+
+def sealed_toml(config: RunConfig) -> str:
+    """`to_toml` with a checksum of it as the second line; `read_run_recipe` compares it."""
+    head, _, rest = to_toml(config).partition("\n")
+    return f"{head}\n{_SEAL}{_digest(head + rest)}\n{rest}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _recipe_text(name_or_path: str | Path) -> str:

@@ -41,6 +41,7 @@ from swwae_zoo.training.signals import Interrupt, Stopped
 from swwae_zoo.training.trainer import Trainer, lambdas_of
 from swwae_zoo.utils.distributed import World
 from swwae_zoo.utils.files import atomic_write, user_path
+from swwae_zoo.utils.json_files import digest_of
 from swwae_zoo.utils.text import printable
 
 __all__ = ["TrialRecord", "TuneResult", "TuneSettings", "tune"]
@@ -53,6 +54,10 @@ HOPELESS = 3  # failures without a success that end a search, and killed process
 HEARTBEAT, GRACE = 20, 90  # seconds: a worker that has been silent for longer than GRACE was killed
 # Another machine may say these otherwise and still share the study.
 _OF_ONE_MACHINE = {"out", "device", "data_dir", "track", "save_every", "log_every", "rounds", "twin"}
+_FROM_DATABASE = (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.OptunaError, ImportError, RuntimeError)
+# What optuna stumbles on in a damaged database.
+_DAMAGED = (LookupError, TypeError, AttributeError, AssertionError, OverflowError, UnicodeError, json.JSONDecodeError)
+_SEAL = "sha256 of trial "
 _WEIGHTS = ("checkpoint.pt", "last/model.safetensors", "last/config.json", "best/model.safetensors", "best/config.json")
 
 
@@ -214,8 +219,8 @@ class Search:
                 try:
                     study = self._opened(url if isinstance(url, str) else url.render_as_string(False), name, pruner)
                     break
-                except sqlalchemy.exc.SQLAlchemyError:  # two machines that make the tables at the same time, say
-                    if wait is None:
+                except sqlalchemy.exc.SQLAlchemyError as error:  # two machines that make the tables at once, say
+                    if wait is None or type(error) is sqlalchemy.exc.DatabaseError:  # a damaged file
                         raise
                     time.sleep(wait)
             self._check_same(study)
@@ -275,7 +280,16 @@ class Search:
     @property
     def finished(self) -> list[FrozenTrial]:
         """Trials that have ended, without those that were put aside to go on under another number."""
-        trials = self.study.get_trials(deepcopy=False)
+        with _database_errors(self.settings.storage or self.out):
+            trials = self.study.get_trials(deepcopy=False)
+            seals = self.study.user_attrs
+        for trial in trials:
+            seal = seals.get(f"{_SEAL}{trial.number}")
+            if seal is not None and seal != _digest(trial):
+                raise ValueError(
+                    f"trial {trial.number} of the study {self.study.study_name!r} is not as it was written (its "
+                    "checksum differs): restore the database, or begin another --study"
+                )
         replaced = {trial.user_attrs.get("instead_of") for trial in trials}
         return [trial for trial in trials if trial.state.is_finished() and trial.number not in replaced]
 
@@ -289,6 +303,7 @@ class Search:
         self.progress.say(f"searching {', '.join(map(str, self.space))}")
 
         def after(study: optuna.Study, trial: FrozenTrial) -> None:
+            study.set_user_attr(f"{_SEAL}{trial.number}", _digest(trial))
             self._say(trial, wanted)
             if time.monotonic() > until or wanted is not None and len(self.finished) >= wanted:
                 study.stop()
@@ -465,6 +480,12 @@ def record_of(trial: FrozenTrial) -> TrialRecord:
     return TrialRecord(trial.number, states[trial.state], error, dict(trial.params), reason)
 
 
+def _digest(trial: FrozenTrial) -> str:
+    """Of what a finished trial's record is made of, and of what tells how it came about."""
+    steps = {str(step): value for step, value in trial.intermediate_values.items()}
+    return digest_of([trial.number, trial.state.name, trial.values, trial.params, steps, trial.user_attrs])
+
+
 def _rank(record: TrialRecord) -> tuple[bool, float, int]:
     return record.state != "done", math.inf if record.val_error is None else record.val_error, record.number
 
@@ -500,7 +521,7 @@ def _database_errors(url: Any) -> Iterator[None]:
     """What the database refuses, in one line, without its password."""
     try:
         yield
-    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.OptunaError, ImportError, RuntimeError) as error:
+    except (*_FROM_DATABASE, *_DAMAGED) as error:
         shown, secret = str(url), None
         with contextlib.suppress(sqlalchemy.exc.ArgumentError):
             made = sqlalchemy.make_url(url) if not isinstance(url, Path) else None
@@ -510,6 +531,7 @@ def _database_errors(url: Any) -> Iterator[None]:
         while cause.__cause__ is not None:
             cause = cause.__cause__
         why = " ".join(str(cause).split()) or type(cause).__name__
+        why = f"it is damaged ({type(cause).__name__}: {why})" if isinstance(error, _DAMAGED) else why
         why = why.replace(str(secret), "***") if secret else why
         raise ValueError(
             f"storage: {printable(shown)} cannot be used: {printable(why, 300)}; expected sqlite:///FILE, or the URL "

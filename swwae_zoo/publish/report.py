@@ -19,7 +19,7 @@ from torch import Tensor
 
 from swwae_zoo.analysis.evaluate import images_of
 from swwae_zoo.analysis.load import load
-from swwae_zoo.config import RunConfig, read_recipe, toml_line
+from swwae_zoo.config import RunConfig, read_run_recipe, toml_line
 from swwae_zoo.data import Images, Preprocess
 from swwae_zoo.loss import TERMS
 from swwae_zoo.models._base import SWWAE
@@ -167,7 +167,7 @@ def _source_of(home: Path) -> tuple[Source | None, list[str]]:
 
 def _write_round(home: Path, source: Source | None, notes: list[str], most: int) -> Path:
     start = time.perf_counter()
-    config = read_recipe(home / "config.toml")
+    config = read_run_recipe(home / "config.toml")
     notes = list(notes)
     classifies, result = lambdas_of(config).classifies, _or_note(read_result, home / "result.json", notes) or {}
     metrics = _metrics(home, classifies)
@@ -336,7 +336,7 @@ def _names(source: Source) -> list[str]:
 def _write_overview(home: Path) -> Path:
     start, notes = time.perf_counter(), []
     rounds = rounds_in(home)
-    config = read_recipe((home if (home / "config.toml").is_file() else rounds[0]) / "config.toml")
+    config = read_run_recipe((home if (home / "config.toml").is_file() else rounds[0]) / "config.toml")
     classifies = lambdas_of(config).classifies
     results = {each: _or_note(read_result, each / "result.json", notes) or {} for each in rounds}
     metrics = {each: _metrics(each, classifies) for each in rounds}

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from swwae_zoo.config import RunConfig, read_recipe
+from swwae_zoo.config import RunConfig, read_run_recipe
 from swwae_zoo.hub.verify import sha256_of
 from swwae_zoo.training.places import HUB, Place, find_place, is_registered, rounds_in
 from swwae_zoo.utils.files import user_path
@@ -130,7 +130,7 @@ def find_run(run: str | Path, weights: str | None = None) -> TrainedRun:
         _checkread_result(entry, above / "results.json")
     is_twin = home.name.endswith("-twin")
     known = any(entry.get("seed") == config.seed and bool(entry.get("twin")) == is_twin for entry in among)
-    recipe = read_recipe(above / "config.toml") if known and (above / "config.toml").is_file() else config
+    recipe = read_run_recipe(above / "config.toml") if known and (above / "config.toml").is_file() else config
     results = among if known else [{**result, "seed": config.seed, "twin": is_twin}]
     return TrainedRun(folder, home, config, recipe, read_provenance(home / "run.json"), result, results, is_twin)
 

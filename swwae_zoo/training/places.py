@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import timm
 
-from swwae_zoo.config import RunConfig, read_recipe
+from swwae_zoo.config import RunConfig, read_run_recipe
 from swwae_zoo.hub.building import build_on_meta
 from swwae_zoo.hub.fetch import locate
 from swwae_zoo.hub.remote import CONFIG, WEIGHTS, split_revision
@@ -123,7 +123,7 @@ def _run(path: Path, weights: str | None, net_only: bool) -> Place | None:
             f"{printable(home)} holds {len(rounds)} runs: choose one of "
             + ", ".join(printable(each) for each in rounds)
         )
-    config = read_recipe(home / "config.toml")
+    config = read_run_recipe(home / "config.toml")
     missing = next((each for each in (CONFIG, WEIGHTS) if not (folder / each).is_file()), None)
     if missing is not None and not (net_only and missing == WEIGHTS):
         raise ValueError(

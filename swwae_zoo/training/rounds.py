@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from swwae_zoo.config import RunConfig, fixed_keys, read_recipe, without_lambdas
+from swwae_zoo.config import RunConfig, fixed_keys, read_run_recipe, without_lambdas
 from swwae_zoo.data import Splits, pinned, unpinned
 from swwae_zoo.models import build_meta
 from swwae_zoo.models import swwae as _registers_the_models  # noqa: F401
@@ -192,7 +192,7 @@ def pinned_data(config: RunConfig, out: Path, resume: bool, world: World) -> Run
     """The recipe with the commit of each data set of the Hub; a resumed run keeps those that it began with."""
 
     def resolve() -> dict[str, str]:
-        begun = read_recipe(out / "config.toml") if resume and (out / "config.toml").is_file() else None
+        begun = read_run_recipe(out / "config.toml") if resume and (out / "config.toml").is_file() else None
         found = {}
         for key in ("data", "unlabeled"):
             now, was = getattr(config, key), getattr(begun, key, "")
@@ -228,7 +228,7 @@ def runs_of(config: RunConfig) -> list[tuple[RunConfig, bool]]:
 def as_begun(config: RunConfig, out: Path) -> RunConfig:
     """What was chosen from the data when the run in ``out`` was begun, where ``config`` leaves it open again."""
     file = out / "config.toml"
-    before = read_recipe(file) if file.is_file() else config
+    before = read_run_recipe(file) if file.is_file() else config
     size = before.model_args.get("img_size")
     if size is not None and "img_size" not in config.model_args:
         config = replace(config, model_args={**config.model_args, "img_size": size})
@@ -243,7 +243,7 @@ def check_same_run(config: RunConfig, out: Path) -> None:
     """
     if not (out / "config.toml").exists():
         raise ValueError(f"{out} holds no run to resume: leave --resume out, or give the run's --out")
-    before = read_recipe(out / "config.toml")
+    before = read_run_recipe(out / "config.toml")
     for (name, was), now in zip(fixed_keys(before).items(), fixed_keys(config).values(), strict=True):
         if was != now:
             raise ValueError(

@@ -11,8 +11,9 @@
 
 Several rounds, or a round and its twin, lie below as seed0/, seed0-twin/, ..., with all results in results.json.
 
-Every file is written atomically: a kill at any moment leaves the old file or the new one. Checkpoint, weights, the
-tables of the JSON files and the lines of metrics.jsonl carry their checksum. One process at a time writes here.
+Every file is written atomically: a kill at any moment leaves the old file or the new one. Checkpoint, weights,
+config.toml, the tables of the JSON files and the lines of metrics.jsonl carry their checksum. One process at a time
+writes here.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ import torch
 from timm.models._hub import save_config_for_hf
 from torch import nn
 
-from swwae_zoo.config import RunConfig, to_toml
+from swwae_zoo.config import RunConfig, sealed_toml
 from swwae_zoo.training.track import Tracker, open_tracker
 from swwae_zoo.utils.checksums import is_sealed_zip, save_sealed, seal_zip
 from swwae_zoo.utils.files import atomic_write, user_path
@@ -106,7 +107,7 @@ class RunDirectory:
         for partial in (*self.path.glob(".*.part"), *self.path.glob("*/.*.part")):
             partial.unlink(missing_ok=True)
         with atomic_write(self.path / "config.toml") as part:
-            part.write_text(to_toml(config), encoding="utf-8")
+            part.write_text(sealed_toml(config), encoding="utf-8")
         begun, now = self.read_json("run.json"), provenance() | ({"job": job} if job else {}) | dict(facts or {})
         self.write_json("run.json", {**begun, "resumed": [*begun.get("resumed", []), now]} if begun else now)
 

@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
+from flips import refused
 
 from swwae_zoo.config import (  # fmt: skip
     GROUPS,
@@ -18,8 +19,10 @@ from swwae_zoo.config import (  # fmt: skip
     merge,
     parse_model_arg,
     read_recipe,
+    read_run_recipe,
     recipe_names,
     recipe_title,
+    sealed_toml,
     to_toml,
     without_lambdas,
 )
@@ -418,3 +421,16 @@ def test_the_twin_is_the_plain_convnet():
     assert twin.noise == 0
     assert weights.pop("nll") == 1 and set(weights) == {"rec", "middle", "l1", "consistency", "cross"}
     assert not any(weights.values())
+
+
+def test_flips_and_truncations_of_config_toml(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text(sealed_toml(RunConfig(model_args={"drop_rate": 0.5}, num_labels=100, steps=5)), encoding="utf-8")
+    assert refused(path, lambda: read_run_recipe(path)) > 390
+    edited = path.read_text().replace("num_labels = 100", "num_labels = 10")
+    path.write_text(edited)
+    with pytest.raises(ValueError, match="config.toml is not as it was written .*: restore it; .* as --recipe"):
+        read_run_recipe(path)
+    head, _, rest = edited.split("\n", 2)
+    path.write_text(f"{head}\n{rest}")  # of an earlier version
+    assert read_run_recipe(path).num_labels == 10

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 
 import optuna
 import pytest
+from flips import refused
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -292,6 +294,26 @@ def test_a_damaged_study_and_an_out_that_holds_a_run(tmp_path: Path) -> None:
     (tmp_path / "run" / "config.toml").touch()
     with pytest.raises(ValueError, match="holds a run"):
         run(tmp_path / "run", 1)
+
+
+@pytest.mark.parametrize(
+    ("flips", "cuts"), [(40, 10), pytest.param(300, 100, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])]
+)
+def test_flips_and_truncations_of_the_study(
+    flips: int, cuts: int, searched: tuple[Path, TuneResult], tmp_path: Path
+) -> None:
+    """A database has no checksum; its finished trials have."""
+    shutil.copytree(searched[0], tmp_path / "out")
+    search = module.Search(BASE, {}, TuneSettings(tmp_path / "out", 10, search=SEARCH))
+
+    def read() -> list[Any]:
+        with module._database_errors(search.out):
+            search.study = search._open()
+            return sorted(map(str, map(module.record_of, search.finished)))
+
+    told = refused(tmp_path / "out" / "study.db", read, flips, cuts)
+    print(f"{told} of {flips + cuts} were refused, the others changed nothing that is read")
+    assert told > cuts // 2
 
 
 def test_odd_names(tmp_path: Path) -> None:

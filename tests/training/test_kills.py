@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -19,6 +19,7 @@ from same_runs import assert_same_run
 from swwae_zoo.config import RunConfig, to_toml
 from swwae_zoo.data import load_images
 from swwae_zoo.training.rounds import train_rounds
+from swwae_zoo.utils.json_files import read_json
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CONFIG = RunConfig(
@@ -34,6 +35,7 @@ CONFIG = RunConfig(
     augment="shift",
     ema=0.9,
 )
+ROUNDS = replace(CONFIG, rounds=2, twin=True, steps=6)
 SWWAE = "import sys\nsys.argv = ['swwae', *ARGS]\nfrom swwae_zoo.cli.main import app\napp()\n"
 UNPACK = """
 import time
@@ -45,32 +47,49 @@ load_images(SPEC, "unlabeled", limit=0, data_dir=DATA)
 """
 
 
+class Whole(NamedTuple):
+    """Where the unbroken runs lie, and what one takes."""
+
+    folder: Path
+    seconds: float
+
+
 class Kills:
-    """Starts processes and kills them.
+    """Starts processes and kills them while they work.
 
     left: how many more; draw: when.
     """
 
-    def __init__(self, child: Callable[..., Any], log: Path, count: int, seed: int):
-        self.child, self.log, self.left, self.draw = child, log, count, random.Random(seed)
-        self.span = 1.0  # seconds, about what a process lives
+    def __init__(self, child: Callable[..., Any], folder: Path, count: int, seed: int):
+        self.child, self.folder, self.left, self.draw, self.started = child, folder, count, random.Random(seed), 0
 
-    def run(self, *jobs: tuple[str, dict[str, Any]], allowed: tuple[int, ...] = (0,)) -> list[int]:
-        """Starts the jobs at once; kills one or all of them after a while, or lets them end.
+    def run(self, *jobs: tuple[str, dict[str, Any]], span: float, allowed: tuple[int, ...] = (0,)) -> list[int]:
+        """Starts the jobs at once, and kills one or all of them at a moment of their work, or lets them end.
+
+        Args:
+            span: seconds that the work takes.
+            allowed: exit codes of those that were not killed.
 
         Returns:
-            Their exit codes.
+            The exit codes.
         """
-        processes = [self.child(code, **names) for code, names in jobs]
+        processes = []
+        for code, names in jobs:
+            begun = self.folder / f"begun{self.started}"
+            self.started += 1
+            process = self.child(f"open({str(begun)!r}, 'w').close()\n{code}", **names)
+            processes.append(process)
+            while not begun.exists() and process.is_alive():
+                time.sleep(0.002)
         if self.left:
-            time.sleep(self.draw.expovariate(1 / self.span))
+            time.sleep(self.draw.uniform(0, 1.5 * span))
             for process in processes if self.draw.random() < 0.5 else [self.draw.choice(processes)]:
                 if process.is_alive() and self.left:
                     process.kill()
                     self.left -= 1
         for process in processes:
             process.join(300)
-            assert process.exitcode in (*allowed, -signal.SIGKILL), self.log.read_text()
+            assert process.exitcode in (*allowed, -signal.SIGKILL), (self.folder / "stderr").read_text()
         return [process.exitcode for process in processes]
 
 
@@ -88,19 +107,20 @@ def assert_nothing_left(folder: Path) -> None:
     assert not left, left
 
 
-def one_run(folder: Path, kills: Kills, whole: Path) -> None:
+def one_run(folder: Path, kills: Kills, whole: Whole) -> None:
     out = folder / "run"
     while not (out / "result.json").exists():
-        kills.run(train(out, CONFIG))
-    assert_same_run(out, whole / "run")
+        kills.run(train(out, CONFIG), span=whole.seconds)
+    assert_same_run(out, whole.folder / "run")
 
 
-def rounds_with_twins(folder: Path, kills: Kills, whole: Path) -> None:
+def rounds_with_twins(folder: Path, kills: Kills, whole: Whole) -> None:
     out = folder / "rounds"
-    while not (out / "results.json").exists():
-        kills.run(train(out, replace(CONFIG, rounds=2, twin=True, steps=6)))
+    while kills.run(train(out, ROUNDS), span=whole.seconds) != [0]:
+        pass
+    assert len(read_json(out / "results.json", list, "")) == 4
     for name in ("seed0", "seed0-twin", "seed1", "seed1-twin"):
-        assert_same_run(out / name, whole / "rounds" / name)
+        assert_same_run(out / name, whole.folder / "rounds" / name)
 
 
 def unpacked(folder: Path, whole: Path) -> None:
@@ -108,14 +128,12 @@ def unpacked(folder: Path, whole: Path) -> None:
     load_images(f"npz:{whole / 'set.npz'}", "unlabeled", limit=0, data_dir=folder)
 
 
-def unpacking(folder: Path, kills: Kills, whole: Path) -> None:
-    names = {"SPEC": f"npz:{whole / 'set.npz'}", "DATA": str(folder)}
-    while (
-        kills.run(*[(UNPACK, names)] * kills.draw.choice((1, 2)))[-1] != 0 or kills.left and kills.draw.random() < 0.2
-    ):
+def unpacking(folder: Path, kills: Kills, whole: Whole) -> None:
+    names = {"SPEC": f"npz:{whole.folder / 'set.npz'}", "DATA": str(folder)}
+    while kills.run(*[(UNPACK, names)] * kills.draw.choice((1, 2)), span=whole.seconds)[-1] != 0:
         pass
-    unpacked(folder, whole)
-    kept = [sorted((each / "stores").iterdir()) for each in (folder, whole)]
+    unpacked(folder, whole.folder)
+    kept = [sorted((each / "stores").iterdir()) for each in (folder, whole.folder)]
     assert [file.suffix for file in kept[0]] == [file.suffix for file in kept[1]] == [".bin", ".json"]
     assert kept[0][0].read_bytes() == kept[1][0].read_bytes()
 
@@ -124,16 +142,16 @@ def beside(whole: Path, folder: Path) -> RunConfig:
     return replace(CONFIG, unlabeled=f"npz:{whole / 'set.npz'}", unlabeled_store="disk", data_dir=str(folder))
 
 
-def two_runs(folder: Path, kills: Kills, whole: Path) -> None:
-    """Both unpack one set to one place, and a third process tries to write where the first one does."""
+def two_runs(folder: Path, kills: Kills, whole: Whole) -> None:
+    """Both unpack one set to one place, and sometimes a third process tries to write where the first one does."""
     outs = [folder / "a", folder / "b"]
     while not all((out / "result.json").exists() for out in outs):
-        jobs = [train(out, beside(whole, folder)) for out in outs if not (out / "result.json").exists()]
-        second = kills.draw.random() < 0.3 and (outs[0] / "config.toml").exists()
-        kills.run(*jobs, *(jobs[:1] if second else ()), allowed=(0, 2))  # 2: being written by another process
+        jobs = [train(out, beside(whole.folder, folder)) for out in outs if not (out / "result.json").exists()]
+        third = kills.draw.random() < 0.3 and (outs[0] / "config.toml").exists()
+        kills.run(*jobs, *(jobs[:1] if third else ()), span=whole.seconds, allowed=(0, 2))  # 2: another one writes
     for out in outs:
-        assert_same_run(out, whole / "beside")
-    unpacked(folder, whole)
+        assert_same_run(out, whole.folder / "beside")
+    unpacked(folder, whole.folder)
     assert len(list((folder / "stores").iterdir())) == 2
 
 
@@ -141,29 +159,30 @@ KINDS = [one_run, rounds_with_twins, unpacking, two_runs]
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Callable[..., None]], Path]:
-    """The folder of unbroken runs, of the kinds that were asked for."""
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Callable[..., None]], Whole]:
+    """The folder of unbroken runs, with those of the kind that is asked for."""
     folder = tmp_path_factory.mktemp("whole")
     images = np.random.default_rng(0).integers(0, 256, (400, 32, 32, 1), dtype=np.uint8)
     np.savez(folder / "set.npz", images=images)
 
-    def make(kind: Callable[..., None]) -> Path:
-        if kind is one_run and not (folder / "run").exists():
-            train_rounds(replace(CONFIG, out=str(folder / "run")))
-        elif kind is rounds_with_twins and not (folder / "rounds").exists():
-            train_rounds(replace(CONFIG, rounds=2, twin=True, steps=6, out=str(folder / "rounds")))
-        elif kind is two_runs and not (folder / "beside").exists():
-            train_rounds(replace(beside(folder, folder), out=str(folder / "beside")))
-        elif kind is unpacking and not (folder / "stores").exists():
+    def make(kind: Callable[..., None]) -> Whole:
+        start = time.monotonic()
+        if kind is one_run:
+            train_rounds(replace(CONFIG, out=str(folder / "run")), force=True)
+        elif kind is rounds_with_twins:
+            train_rounds(replace(ROUNDS, out=str(folder / "rounds")), force=True)
+        elif kind is two_runs:
+            train_rounds(replace(beside(folder, folder), out=str(folder / "beside")), force=True)
+        else:
             unpacked(folder, folder)
-        return folder
+        return Whole(folder, time.monotonic() - start + (0.8 if kind is unpacking else 0))  # see UNPACK
 
     return make
 
 
-def kill(kind: Callable[..., None], count: int, folder: Path, child: Callable[..., Any], whole: Path) -> int:
+def kill(kind: Callable[..., None], count: int, folder: Path, child: Callable[..., Any], whole: Whole) -> int:
     """Runs of one kind until there were so many kills; returns how many runs it took."""
-    kills, turns = Kills(child, folder / "stderr", count, seed=count), 0
+    kills, turns = Kills(child, folder, count, seed=count), 0
     while kills.left:
         place = folder / f"{kind.__name__}{turns}"
         place.mkdir()

@@ -199,7 +199,8 @@ ELSEWHERE = ("hf-hub:", "--data mnist", "--backbone")  # the Hub, a download, a 
 def desk(run: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with all that the page names."""
     monkeypatch.chdir(tmp_path)
-    make_run(Path("runs/pets"), num_val=100)
+    for name in ("pets", "first"):
+        make_run(Path("runs") / name, num_val=100)
     for name in ("photos", "digits/train/0", "digits/train/1", "more"):
         shutil.copytree(pictures, name)
     shutil.copy(pictures / "0.png", "more/cat.jpg")

@@ -17,7 +17,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 PREAMBLE = """
 import os, sys
-os.dup2(os.open(LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644), 2)
+for name, descriptor in ((OUT, 1), (LOG, 2)):
+    os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644), descriptor)
 import torch
 torch.set_num_threads(1)
 """
@@ -36,7 +37,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def child(tmp_path: Path) -> Iterator[Callable[..., BaseProcess]]:
-    """`child(code, **names)` runs Python code in a process; what it says on stderr is in tmp_path/stderr.
+    """`child(code, **names)` runs Python code in a process; what it says is in tmp_path/stdout and tmp_path/stderr.
 
     It is forked from a server that has the package loaded already and never ran it, so that starting takes no
     seconds and inherits nothing from the tests.
@@ -50,7 +51,7 @@ def child(tmp_path: Path) -> Iterator[Callable[..., BaseProcess]]:
     def start(code: str, **names: object) -> BaseProcess:
         script = tmp_path / f"child{len(started)}.py"
         script.write_text(PREAMBLE + code, encoding="utf-8")
-        names = {"LOG": str(tmp_path / "stderr"), **names}
+        names = {"OUT": str(tmp_path / "stdout"), "LOG": str(tmp_path / "stderr"), **names}
         process = context.Process(target=runpy.run_path, args=(str(script), names, "__child__"))
         process.start()
         started.append(process)

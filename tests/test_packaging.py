@@ -26,6 +26,9 @@ ROOT = Path(__file__).resolve().parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 
+PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check")
+
+
 def run(*command: object, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
     clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {"PIP_NO_INDEX": "1"}
     return subprocess.run(
@@ -61,19 +64,8 @@ def quick_compiler(folder: Path) -> str:
 
 
 def build_wheel(source: Path, out: Path, compiler: str) -> Path:
-    built = run(
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "--no-deps",
-        "--no-build-isolation",
-        "--wheel-dir",
-        out,
-        source,
-        cwd=source.parent,
-        CC=compiler,
-    )
+    pip = (*PIP, "wheel", "--no-deps", "--no-build-isolation")
+    built = run(*pip, "--wheel-dir", out, source, cwd=source.parent, CC=compiler)
     assert built.returncode == 0, built.stdout + built.stderr
     [path] = out.glob("*.whl")
     return path
@@ -134,7 +126,7 @@ def test_wheel_holds_only_the_package(wheel: Path) -> None:
 
 def test_wheel_runs_elsewhere(wheel: Path, tmp_path: Path) -> None:
     site = tmp_path / "site"
-    installed = run(sys.executable, "-m", "pip", "install", "--no-deps", "--target", site, wheel, cwd=tmp_path)
+    installed = run(*PIP, "install", "--no-deps", "--no-compile", "--target", site, wheel, cwd=tmp_path)
     assert installed.returncode == 0, installed.stdout + installed.stderr
     # Named like the script, so that the import is as light as the script's own.
     code = "import sys; sys.argv = ['swwae']; import swwae_zoo.cli.main; print(swwae_zoo.__file__)"
@@ -157,7 +149,7 @@ def test_installation_without_a_working_compiler(source: Path, tmp_path: Path) -
     """It succeeds, says what is missing once, and computes the same in plain torch."""
     path, site = build_wheel(source, tmp_path / "out", "/bin/false"), tmp_path / "site"
     assert not libraries(zipfile.ZipFile(path).namelist())
-    installed = run(sys.executable, "-m", "pip", "install", "--no-deps", "--target", site, path, cwd=tmp_path)
+    installed = run(*PIP, "install", "--no-deps", "--no-compile", "--target", site, path, cwd=tmp_path)
     assert installed.returncode == 0, installed.stdout + installed.stderr
     env = {"PYTHONPATH": str(site), "SWWAE_KERNELS": "auto"}
     version = run(sys.executable, site / "bin" / "swwae", "--version", cwd=tmp_path, **env)
@@ -169,8 +161,7 @@ def test_installation_without_a_working_compiler(source: Path, tmp_path: Path) -
 
 def test_editable_installation_has_the_kernels(source: Path, tmp_path: Path) -> None:
     options = ("--no-deps", "--no-build-isolation", "--ignore-installed", "--prefix", tmp_path / "env")
-    pip = (sys.executable, "-m", "pip", "install", *options)
-    installed = run(*pip, "--editable", source, cwd=tmp_path, CC=quick_compiler(tmp_path))
+    installed = run(*PIP, "install", *options, "--editable", source, cwd=tmp_path, CC=quick_compiler(tmp_path))
     assert installed.returncode == 0, installed.stdout + installed.stderr
     [site] = {path.parent for path in (tmp_path / "env").rglob("*.pth")}
     # Without site-packages, where another swwae_zoo is installed.

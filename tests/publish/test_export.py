@@ -4,7 +4,9 @@ import copy
 import json
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,26 +23,33 @@ from swwae_zoo.publish.export import export, export_model
 
 onnxruntime = pytest.importorskip("onnxruntime")
 NAMES = ("cat", "dog", "äöü <b>", "fox")
+# A program that knows torch alone, and one that knows timm too: a line of paths in, a line of JSON out.
 PT2 = """
 import sys, json, torch
-extra = {"metadata.json": ""}
-program = torch.export.load(sys.argv[1], extra_files=extra).module()
-with torch.no_grad():
-    torch.save([program(images) for images in torch.load(sys.argv[2])], sys.argv[3])
-assert not any(name.startswith(("swwae_zoo", "timm")) for name in sys.modules), "the file needs more than torch"
-print(json.dumps(json.loads(extra["metadata.json"])))
+for line in sys.stdin:
+    file, images, result = json.loads(line)
+    extra = {"metadata.json": ""}
+    program = torch.export.load(file, extra_files=extra).module()
+    with torch.no_grad():
+        torch.save([program(batch) for batch in torch.load(images)], result)
+    assert not any(name.startswith(("swwae_zoo", "timm")) for name in sys.modules), "the file needs more than torch"
+    print(json.dumps(json.loads(extra["metadata.json"])), flush=True)
 """
 TIMM = """
 import sys, json, timm, torch
 from timm.data import create_transform, resolve_model_data_config
-model = timm.create_model("local-dir:" + sys.argv[1], pretrained=True).eval()
-create_transform(**resolve_model_data_config(model), is_training=False)
-with torch.no_grad():
-    torch.save(model(torch.load(sys.argv[2])), sys.argv[3])
-assert not any(name.startswith("swwae_zoo") for name in sys.modules), "it needs swwae_zoo"
-cfg = model.pretrained_cfg
-print(json.dumps([cfg["label_names"], cfg["mean"], cfg["std"], cfg["input_size"], cfg["crop_pct"]]))
+for line in sys.stdin:
+    folder, images, result = json.loads(line)
+    model = timm.create_model("local-dir:" + folder, pretrained=True).eval()
+    create_transform(**resolve_model_data_config(model), is_training=False)
+    with torch.no_grad():
+        torch.save(model(torch.load(images)), result)
+    assert not any(name.startswith("swwae_zoo") for name in sys.modules), "it needs swwae_zoo"
+    cfg = model.pretrained_cfg
+    told = [cfg["label_names"], cfg["mean"], cfg["std"], cfg["input_size"], cfg["crop_pct"]]
+    print(json.dumps(told), flush=True)
 """
+Program = Callable[[Path, Path, Path], Any]
 
 
 def probabilities(model: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
@@ -65,19 +74,42 @@ def check_onnx(path: Path, model: torch.nn.Module, size: tuple[int, int]) -> dic
     return session.get_modelmeta().custom_metadata_map
 
 
-def check_pt2(path: Path, model: torch.nn.Module, size: tuple[int, int]) -> dict[str, object]:
+def check_pt2(path: Path, model: torch.nn.Module, size: tuple[int, int], torch_alone: Program) -> dict[str, object]:
     batches = [random_images(model, size, count) for count in (1, 3, 5)]
     torch.save(batches, path.with_suffix(".in"))
-    said = run(PT2, path, path.with_suffix(".in"), path.with_suffix(".result"))
+    told = torch_alone(path, path.with_suffix(".in"), path.with_suffix(".result"))
     for images, got in zip(batches, torch.load(path.with_suffix(".result")), strict=True):
         torch.testing.assert_close(got, probabilities(model, images), atol=1e-4, rtol=0)
-    return json.loads(said)
+    return told
 
 
-def run(code: str, *args: object) -> str:
-    done = subprocess.run([sys.executable, "-c", code, *map(str, args)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+def program(code: str, log: Path) -> Iterator[Program]:
+    """Runs the code in a process of its own for as long as there are tests for it: torch is imported once."""
+    with log.open("w") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True
+        )
+
+    def ask(*paths: Path) -> Any:
+        assert process.stdin is not None and process.stdout is not None
+        process.stdin.write(json.dumps([str(path) for path in paths]) + "\n")
+        process.stdin.flush()
+        said = process.stdout.readline()
+        assert said, log.read_text()
+        return json.loads(said)
+
+    yield ask
+    process.communicate()
+
+
+@pytest.fixture(scope="module")
+def torch_alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
+    yield from program(PT2, tmp_path_factory.mktemp("torch") / "stderr")
+
+
+@pytest.fixture(scope="module")
+def timm_alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
+    yield from program(TIMM, tmp_path_factory.mktemp("timm") / "stderr")
 
 
 def described(model: torch.nn.Module, names: tuple[str, ...] = (), **how: object) -> torch.nn.Module:
@@ -135,13 +167,13 @@ def test_onnx_and_pt2_of_larger_nets(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_onnx_and_pt2(name: str, tmp_path: Path) -> None:
+def test_onnx_and_pt2(name: str, tmp_path: Path, torch_alone: Program) -> None:
     model = MODELS[name]()
     prepare = swwae_zoo.preprocess_of(model)
     names = model.pretrained_cfg.get("label_names") or ()
     size = tuple(export_model(model, prepare, names, "pt2", tmp_path / "a.pt2").metadata["preprocessing"]["input_size"])
     assert size[1:] == SIZES.get(name, size[1:])
-    told = check_pt2(tmp_path / "a.pt2", model, size[1:])
+    told = check_pt2(tmp_path / "a.pt2", model, size[1:], torch_alone)
     export_model(model, prepare, names, "onnx", tmp_path / "a.onnx")
     props = check_onnx(tmp_path / "a.onnx", model, size[1:])
     classes = list(names) or [str(number) for number in range(model.num_classes)]
@@ -152,13 +184,13 @@ def test_onnx_and_pt2(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("backbone", ["resnet18", "test_resnet", "test_efficientnet"])
-def test_timm_alone_loads_the_backbone(backbone: str, tmp_path: Path) -> None:
+def test_timm_alone_loads_the_backbone(backbone: str, tmp_path: Path, timm_alone: Program) -> None:
     model = described(wrapped(backbone), NAMES)
     as_loaded = copy.deepcopy(model).to(memory_format=torch.channels_last)  # as a run is
     export_model(as_loaded, swwae_zoo.preprocess_of(model), NAMES, "timm", tmp_path / "plain")
     x = torch.randn(3, 3, 64, 64)
     torch.save(x, tmp_path / "in")
-    told = json.loads(run(TIMM, tmp_path / "plain", tmp_path / "in", tmp_path / "result"))
+    told = timm_alone(tmp_path / "plain", tmp_path / "in", tmp_path / "result")
     cfg = model.pretrained_cfg
     assert told == [list(NAMES), list(cfg["mean"]), list(cfg["std"]), [3, 64, 64], 1.0]
     with torch.no_grad():

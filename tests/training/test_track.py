@@ -1,16 +1,15 @@
 """`--track`: what the services hold, read back from their own files; a resumed run doubles no step."""
 
 import json
-import os
-import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from swwae_zoo.config import RunConfig
+from swwae_zoo.config import RunConfig, to_toml
 from swwae_zoo.training.rounds import train_rounds
 from swwae_zoo.training.run_directory import RunDirectory
 from swwae_zoo.training.track import check_service, open_tracker
@@ -107,36 +106,41 @@ def test_each_round_has_a_record_and_force_drops_it(tmp_path: Path) -> None:
 
 
 CHILD = """
-import sys
-sys.path.insert(0, {tests!r})
-from dataclasses import replace
-from test_track import CONFIG, Killed, Trainer, train_rounds
+os.environ.update(ENVIRONMENT)
+from swwae_zoo.config import read_recipe
+from swwae_zoo.training.rounds import train_rounds
+from swwae_zoo.training.trainer import Trainer
+class Killed(Exception): pass
 real = Trainer._log
 def log(self):
     real(self)
     if self.step == 6: raise Killed
-config = replace(CONFIG, out={out!r}, track={service!r})
-if __name__ == "__main__":
-    Trainer._log = log
-    try:
-        train_rounds(config)
-    except Killed:
-        pass
-    Trainer._log = real
-    train_rounds(config, resume=True)
+Trainer._log = log
+try:
+    train_rounds(read_recipe(RECIPE))
+except Killed:
+    pass
+Trainer._log = real
+train_rounds(read_recipe(RECIPE), resume=True)
 """
 
 
-def in_a_process(out: Path, service: str, **env: str) -> None:
+@pytest.fixture
+def in_a_process(tmp_path: Path, child: Callable[..., Any]) -> Callable[..., None]:
     """Killed and resumed in a process of its own: these libraries keep threads and other processes."""
-    code = CHILD.format(tests=str(Path(__file__).parent), out=str(out), service=service)
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", **env}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == ""  # standard output is the results'
+
+    def run(out: Path, service: str, **env: str) -> None:
+        recipe = tmp_path / "recipe.toml"
+        recipe.write_text(to_toml(replace(CONFIG, out=str(out), track=service)))
+        process = child(CHILD, RECIPE=str(recipe), ENVIRONMENT={"HF_HUB_OFFLINE": "1", **env})
+        process.join(120)
+        assert process.exitcode == 0, (tmp_path / "stderr").read_text()
+        assert (tmp_path / "stdout").read_text() == ""  # standard output is the results'
+
+    return run
 
 
-def test_trackio_holds_each_step_once(tmp_path: Path) -> None:
+def test_trackio_holds_each_step_once(tmp_path: Path, in_a_process: Callable[..., None]) -> None:
     pytest.importorskip("trackio")
     import sqlite3
 
@@ -154,7 +158,7 @@ def test_trackio_holds_each_step_once(tmp_path: Path) -> None:
     assert len(runs) == 1
 
 
-def test_wandb_offline_writes_its_folder(tmp_path: Path) -> None:
+def test_wandb_offline_writes_its_folder(tmp_path: Path, in_a_process: Callable[..., None]) -> None:
     pytest.importorskip("wandb")
     in_a_process(tmp_path / "run", "wandb", WANDB_MODE="offline")
     folders = list((tmp_path / "run" / "wandb").glob("offline-run-*"))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +27,7 @@ DIGITS_TEST = 500  # of scikit-learn's 1,797, as many of each class
 def digits(request: Request) -> ImageSet:
     """scikit-learn's 8x8 digits, 0..16, as 32x32 grey images, 0..255 (bicubic): 1,297 to train, 500 to test."""
     _no_option(request)
-    from sklearn.datasets import load_digits
-
-    pixels, targets = load_digits(return_X_y=True)
-    labels = torch.from_numpy(targets).long()
-    small = torch.from_numpy(pixels).float().view(-1, 1, 8, 8) * (255 / 16)
-    images = F.interpolate(small, size=(32, 32), mode="bicubic", align_corners=False)
-    images = images.round().clamp(0, 255).to(torch.uint8)
-
+    images, labels = _digits()
     in_test = torch.zeros(len(labels), dtype=torch.bool)
     for label in range(10):
         members = (labels == label).nonzero()[:, 0]
@@ -41,6 +35,16 @@ def digits(request: Request) -> ImageSet:
         in_test[shuffled[: DIGITS_TEST // 10]] = True
     whole = ImageSet("digits", images, labels, DIGITS)
     return whole.select((in_test if request.split == "test" else ~in_test).nonzero()[:, 0])
+
+
+@cache
+def _digits() -> tuple[Tensor, Tensor]:
+    from sklearn.datasets import load_digits
+
+    pixels, targets = load_digits(return_X_y=True)
+    small = torch.from_numpy(pixels).float().view(-1, 1, 8, 8) * (255 / 16)
+    images = F.interpolate(small, size=(32, 32), mode="bicubic", align_corners=False)
+    return images.round().clamp(0, 255).to(torch.uint8), torch.from_numpy(targets).long()
 
 
 def mnist(request: Request) -> ImageSet:

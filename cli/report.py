@@ -4,6 +4,8 @@ from typing import Annotated
 
 import typer
 
+from swwae_zoo.utils.text import printable
+
 
 def report(
     run: Annotated[
@@ -16,4 +18,4 @@ def report(
     """
     from swwae_zoo.publish.report import write_report
 
-    typer.echo(write_report(run))
+    typer.echo(printable(write_report(run)))

@@ -43,6 +43,7 @@ def bench(
     from swwae_zoo.bench.report import write
     from swwae_zoo.config import parse_model_arg
     from swwae_zoo.training.build import resolve_device
+    from swwae_zoo.utils.files import user_path
 
     args = dict(map(parse_model_arg, model_arg or []))
     wanted = benchmark.STEP_KINDS if rows == "all" else tuple(row.strip() for row in rows.split(","))
@@ -64,7 +65,7 @@ def bench(
                 }
             )
             if out is not None:
-                write(out, groups)
+                write(user_path(out), groups)
             if not as_json:
                 show(groups[-1])
     if as_json:

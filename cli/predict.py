@@ -56,7 +56,7 @@ def predict(
     start, count = time.perf_counter(), 0
     top = min(top, max(1, trained.model.num_classes))
     with ExitStack() as stack:
-        write = stack.enter_context(write_csv(csv, top)) if csv is not None else None
+        write = stack.enter_context(write_csv(csv, top, files.paths)) if csv is not None else None
         show, end = _lines_of_json() if as_json else _table(trained.label_names, top)
         rows = predict_files(
             trained, files, top=top, batch_size=batch_size, amp=amp, bad_images=bad_images, skipped=skip

@@ -26,10 +26,9 @@ def reconstruct(
     from swwae_zoo.hub.progress import quiet_unless_terminal
     from swwae_zoo.loss import reconstruction_loss
     from swwae_zoo.training import figures as pictures
-    from swwae_zoo.utils.files import atomic_write
+    from swwae_zoo.utils.files import atomic_write, output_path, user_path
 
-    if not out.absolute().parent.is_dir():
-        raise ValueError(f"{printable(out)}: there is no folder {printable(out.absolute().parent)} to write it to")
+    out = output_path(out, (".png",), map(user_path, images))
     with quiet_unless_terminal():
         trained = load(model, weights, device)
     trained.check_decoder()

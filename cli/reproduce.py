@@ -6,8 +6,11 @@ from typing import Annotated
 import typer
 
 from swwae_zoo.experiments.paper import TARGETS, default_folder
+from swwae_zoo.utils.text import printable
 
 from .options import DataDir, Device, Json
+
+LONG = 1_000_000  # characters of a line: nothing is left out
 
 
 def reproduce(
@@ -44,8 +47,10 @@ def reproduce(
     """Reproduce a figure or table of the paper; after an interruption the same command resumes it."""
     from swwae_zoo.experiments.reproduce import reproduce as run
     from swwae_zoo.experiments.runs import ExperimentSettings
+    from swwae_zoo.utils.files import user_path
 
-    folder = out or default_folder(target, quick)
+    folder = user_path(out) if out is not None else default_folder(target, quick)
     run(target, ExperimentSettings(folder, rounds, quick, device, search, data_dir or ""), rows)
     if as_json and (folder / f"{target}.json").is_file():
-        typer.echo((folder / f"{target}.json").read_text(encoding="utf-8").rstrip())
+        for line in (folder / f"{target}.json").read_text(encoding="utf-8").splitlines():
+            typer.echo(printable(line, LONG))

@@ -87,7 +87,7 @@ def tune(
         f"picture: {printable(result.picture)}"
     )
     if result.recipe is not None:
-        typer.echo(f"train it with: swwae train --recipe {shlex.quote(str(result.recipe))} --out RUN")
+        typer.echo(f"train it with: swwae train --recipe {printable(shlex.quote(str(result.recipe)))} --out RUN")
 
 
 with_recipe_flags(tune, LEFT_OUT)

@@ -17,7 +17,7 @@ from swwae_zoo.analysis.load import Prediction, Trained
 from swwae_zoo.data.load import BAD_IMAGES
 from swwae_zoo.data.readers.pictures import SUFFIXES
 from swwae_zoo.data.readers.tree import Tree
-from swwae_zoo.utils.files import atomic_write, user_path
+from swwae_zoo.utils.files import atomic_write, output_path, user_path
 from swwae_zoo.utils.text import printable
 
 __all__ = ["FilePrediction", "ImageFiles", "predict_files", "write_csv"]
@@ -160,7 +160,7 @@ def _decoded(trained: Trained, files: Iterable[Path], ahead: int) -> Iterator[tu
 
 
 @contextmanager
-def write_csv(path: Path, top: int) -> Iterator[Callable[[FilePrediction], None]]:
+def write_csv(path: str | Path, top: int, inputs: Iterable[Path] = ()) -> Iterator[Callable[[FilePrediction], None]]:
     """Writes a table of predictions row by row; the file is there once the block ends well.
 
     Control characters of names are escaped, and a cell that a spreadsheet would take for a formula gets an apostrophe
@@ -169,13 +169,13 @@ def write_csv(path: Path, top: int) -> Iterator[Callable[[FilePrediction], None]
     Args:
         path: CSV, UTF-8, with the columns file, class, probability, class_2, probability_2, ...
         top: classes in a row.
+        inputs: files that it may not replace.
 
     Raises:
-        ValueError: its folder is not there.
+        ValueError: its folder is not there, or something else than a table is.
         OSError: it can't be written.
     """
-    if not path.absolute().parent.is_dir():
-        raise ValueError(f"{printable(path)}: there is no folder {printable(path.absolute().parent)} to write it to")
+    path = output_path(path, (".csv", ".tsv", ".txt"), inputs)
     header = ["file", "class", "probability"]
     header += [f"{name}_{place}" for place in range(2, top + 1) for name in ("class", "probability")]
     with atomic_write(path) as part, open(part, "w", encoding="utf-8", newline="") as file:

@@ -24,7 +24,8 @@ _BOUNDS = {
     "below": ("below", operator.lt),
 }
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_ESCAPED = re.compile(r'[\x00-\x1f\x7f"\\]')
+# Control characters, and those that change the order of what is shown.
+_ESCAPED = re.compile(r'[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069"\\]')
 _ESCAPES = {"\\": r"\\", '"': r"\"", "\n": r"\n", "\t": r"\t", "\r": r"\r"}
 
 

@@ -19,6 +19,7 @@ from swwae_zoo.hub.errors import HubError, Missing, Unreachable, check_token, ex
 from swwae_zoo.hub.progress import bar_of
 from swwae_zoo.hub.remote import CONFIG, WEIGHTS, Remote, attempts, cache_of, look_at, split_revision, store_ref
 from swwae_zoo.hub.verify import check_tensors, is_file_of, largest_file, sha256_of
+from swwae_zoo.utils.files import user_path
 from swwae_zoo.utils.text import printable
 from swwae_zoo.version import __version__
 
@@ -110,7 +111,7 @@ def pull(
             what came is damaged or not a model of ours.  Nothing is left in ``out`` then.
     """
     repo, revision = split_revision(name)
-    target = Path(out) if out is not None else None
+    target = user_path(out) if out is not None else None
     if target is not None and target.exists() and not target.is_dir():
         raise HubError(f"{target} is a file: give another --out")
     found = locate(repo, revision, token=token, cache_dir=cache_dir)

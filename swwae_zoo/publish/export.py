@@ -31,7 +31,7 @@ from swwae_zoo.models._base import SWWAE
 from swwae_zoo.models._data_config import contrast_of, stored_size
 from swwae_zoo.models.wrapped.model import WrappedSWWAE
 from swwae_zoo.training.places import CHOICES, HUB, is_registered
-from swwae_zoo.utils.files import atomic_write, user_path
+from swwae_zoo.utils.files import atomic_write, output_path, user_path
 from swwae_zoo.utils.text import printable
 from swwae_zoo.version import __version__
 
@@ -133,8 +133,8 @@ def export_model(
     model = model.cpu().eval()
     if format == "timm":
         return _export_timm(model, prepare, label_names, out)
-    if out.is_dir():
-        raise ValueError(f"{printable(out)} is a folder: give a file as --out, such as model.{format}")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out = output_path(out, (f".{format}",))
     return _export_graph(model, prepare, label_names, format, out, opset)
 
 
@@ -194,7 +194,6 @@ def _export_graph(
         expected = [whole(images) for images in batches]
         program = _captured(whole, batches[-1])
     metadata = describe(model, prepare, label_names, size)
-    out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(out) as part:
         if format == "onnx":
             _write_onnx(program, metadata, part, opset)

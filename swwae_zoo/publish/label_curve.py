@@ -86,8 +86,8 @@ def _points_of(place: str | Path) -> Iterator[Point]:
 
 def _of_runs(home: Path) -> Iterator[Point]:
     for each in rounds_in(home) or [home]:
-        result = read_result(each / "result.json") if (each / "result.json").is_file() else None
-        error = result and next((result[key] for key in ("test_error", "val_error") if result[key] is not None), None)
+        result = read_result(each / "result.json") or {}
+        error = next((result[key] for key in ("test_error", "val_error") if result.get(key) is not None), None)
         if error is not None:
             config = read_recipe(each / "config.toml")
             labels = config.num_labels or _all_labels(each)

@@ -80,7 +80,7 @@ def recipe_and_keys(
 
 def beside(recipe: str | Path, out: str) -> str | None:
     """Where a run's own config.toml is run again: DIR-2, DIR-3, ... for that of DIR; None for another recipe."""
-    folder = Path(recipe).expanduser().absolute().parent
+    folder = user_path(recipe).absolute().parent
     if not out or Path(recipe).name != "config.toml" or not (folder / "run.json").is_file():
         return None
     return next(

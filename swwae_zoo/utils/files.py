@@ -11,13 +11,24 @@ import secrets
 import socket
 import tempfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import safetensors
 
-__all__ = ["atomic_write", "cache_folders", "read_sealed", "remove_leftovers", "user_path", "writable", "write_sealed"]
+from swwae_zoo.utils.text import printable
+
+__all__ = [
+    "atomic_write",
+    "cache_folders",
+    "output_path",
+    "read_sealed",
+    "remove_leftovers",
+    "user_path",
+    "writable",
+    "write_sealed",
+]
 
 _SEAL = 32  # hexadecimal digits of a sealed file's checksum
 
@@ -36,6 +47,32 @@ def user_path(path: str | os.PathLike[str]) -> Path:
         raise ValueError(f"{os.fspath(path)}: {error}; expected a path without ~") from error
 
 
+def output_path(path: str | os.PathLike[str], suffixes: Sequence[str], inputs: Iterable[Path] = ()) -> Path:
+    """Where a user wants a file written: `user_path` of it, which may replace a file of the same kind alone.
+
+    Args:
+        suffixes: of files that may be there already, in lower case, the usual one first.
+        inputs: files that are read, and are not to be replaced.
+
+    Raises:
+        ValueError: it is a folder, a device or a pipe, a file of another kind or an input, or its folder is not there.
+    """
+    out = user_path(path)
+    shown = printable(out)
+    if not out.absolute().parent.is_dir():
+        raise ValueError(f"{shown}: there is no folder {printable(out.absolute().parent)} to write it to")
+    if not out.exists():
+        return out
+    if not out.is_file():
+        what = "a folder" if out.is_dir() else "no regular file"
+        raise ValueError(f"{shown} is {what}: give a file, such as {out.stem or 'name'}{suffixes[0]}")
+    if any(each.exists() and out.samefile(each) for each in inputs):
+        raise ValueError(f"{shown} is one of the files that are read: give another one to write to")
+    if out.suffix.lower() not in suffixes:
+        raise ValueError(f"{shown} is there already and no {suffixes[0]} file: delete it, or give another name")
+    return out
+
+
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """Gives a path beside ``path`` to write to, and moves it there when the block ends well.
@@ -46,6 +83,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
     Raises:
         OSError: what writing raised, the disk being full among them; ``path`` is as it was.
     """
+    if path.exists() and not path.is_file():  # a device, which the new file would replace
+        raise OSError(errno.EISDIR if path.is_dir() else errno.EINVAL, "is no regular file", str(path))
     remove_leftovers(path)
     partial = path.with_name(f"{_partial_prefix(path)}{os.getpid()}-{secrets.token_hex(4)}.part")
     try:

@@ -5,6 +5,7 @@ what the command line builds its options from. No torch here, so that `swwae --h
 """
 
 import difflib
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
@@ -34,6 +35,7 @@ MAY_CHANGE_ON_RESUME = (
 )  # fmt: skip
 GROUPS = ("Model", "Data", "Views", "Loss", "Training", "Machine", "Run")
 SCHEMA = 1  # of the keys and their defaults: recipes state what differs from them, so neither changes without it
+MAX_PIXELS = 2**26  # of an image, as the readers of pictures have it
 _SIZE = re.compile(r"(\d{1,5})x(\d{1,5})", re.ASCII)
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?", re.ASCII)
 _INT = re.compile(r"[+-]?\d+", re.ASCII)
@@ -263,6 +265,9 @@ def _validate_table(key: str, table: Mapping[str, Any]) -> None:
         if convert(value, ModelArg) is None or (isinstance(value, (list, tuple)) and not is_size):
             kind = type(value).__name__
             raise ValueError(f"{key}.{name}: got {value!r} ({kind}), expected true, false, a number or text")
+        sides = list(value) if isinstance(value, (list, tuple)) else [value, value]
+        if is_size and all(isinstance(side, int) for side in sides) and math.prod(sides) > MAX_PIXELS:
+            raise ValueError(f"{key}.{name}: got {value!r}, expected an image of at most {MAX_PIXELS:,} pixels")
 
 
 def _validate_lambdas(config: RunConfig) -> None:

@@ -400,6 +400,7 @@ def test_keys_of_another_length_give_way():
         ({"noise": 0.3, "ema": 0.0, "lambda_consistency": 0}, "noise: needs a teacher, which sees the clean image"),
         ({"lambda_other": {"mine": -1}}, "lambda_other: got mine = -1, expected a number at least 0"),
         ({"lambda_other": {"rec": 5}}, "lambda_other: got 'rec', which has a key of its own: set lambda_rec"),
+        ({"model_args": {"img_size": 100_000}}, "model_args.img_size: got 100000, expected an image of at most 67,108"),
         ({"strong_args": {"a b": 1}}, "strong_args: got 'a b', expected the name of an argument"),
         (
             {"augment_args": {"shift": [1]}},

@@ -17,7 +17,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 PREAMBLE = """
 import os, sys
-for name, descriptor in ((OUT, 1), (LOG, 2)):
+for name, descriptor in ((STDOUT, 1), (LOG, 2)):
     os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644), descriptor)
 import torch
 torch.set_num_threads(1)
@@ -51,7 +51,7 @@ def child(tmp_path: Path) -> Iterator[Callable[..., BaseProcess]]:
     def start(code: str, **names: object) -> BaseProcess:
         script = tmp_path / f"child{len(started)}.py"
         script.write_text(PREAMBLE + code, encoding="utf-8")
-        names = {"OUT": str(tmp_path / "stdout"), "LOG": str(tmp_path / "stderr"), **names}
+        names = {"STDOUT": str(tmp_path / "stdout"), "LOG": str(tmp_path / "stderr"), **names}
         process = context.Process(target=runpy.run_path, args=(str(script), names, "__child__"))
         process.start()
         started.append(process)

@@ -174,5 +174,5 @@ def test_it_runs(block: Block, reader: Reader) -> None:
 
 
 def test_make_demo_trains_the_demo() -> None:
-    done = subprocess.run(["make", "-n", "demo"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(["make", "--no-print-directory", "-n", "demo"], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == ".venv/bin/swwae train --recipe demo --force", done

@@ -96,7 +96,7 @@ def test_a_pretrained_backbone_is_fine_tuned():
     for options in tuned:
         keys = {**given, "init": options.get("init")}
         run, _ = settings(keys, backbone="resnet18", pretrained=options.get("pretrained", False))
-        assert (run.lr_encoder, run.norm_eval, run.lambda_rec, run.steps) == (2e-4, True, 0.0, -1)
+        assert (run.lr_encoder, run.norm_eval, run.lambda_rec, run.steps) == (5e-4, True, 0.0, -1)
         assert "img_size" not in run.model_args and run.num_labels == 0
     own, _ = settings({**given, "norm_eval": False}, backbone="resnet18", pretrained=True)
     assert not own.norm_eval

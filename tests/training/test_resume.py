@@ -227,20 +227,26 @@ def test_sigterm_of_the_real_command(tmp_path: Path) -> None:
     assert_loadable(run)
 
 
-WAITS_FOR_DATA = """
+WAITS = {
+    "recipe": """
+import swwae_zoo.config.recipes as recipes
+recipes._recipe_text = lambda *args: open(FIFO).read()
+""",
+    "data": """
 import swwae_zoo.training.rounds as rounds
 rounds.splits_of = lambda *args: open(FIFO).read()
-"""
+""",
+}
 
 
 @pytest.mark.parametrize("gap", [0.0, 0.01])
 @pytest.mark.parametrize("place", ["recipe", "data"])
 def test_two_ctrl_c_before_the_first_step(place: str, gap: float, tmp_path: Path, child: Callable[..., Any]) -> None:
     """While a FIFO is read in the place of the recipe or of the data: whoever opens it knows that it is being read."""
-    fifo, run = tmp_path / "fifo.toml", tmp_path / "run"
+    fifo, run = tmp_path / "fifo", tmp_path / "run"
     os.mkfifo(fifo)
-    args = flags(PLAIN, run) if place == "data" else ["train", "--recipe", str(fifo), "--out", str(run)]
-    process = child((WAITS_FOR_DATA if place == "data" else "") + SWWAE, ARGS=args, FIFO=str(fifo))
+    args = flags(PLAIN, run) if place == "data" else ["train", "--recipe", "demo", "--out", str(run)]
+    process = child(WAITS[place] + SWWAE, ARGS=args, FIFO=str(fifo))
     with open(fifo, "w"):
         for pause in (gap, 0):
             os.kill(process.pid, signal.SIGINT)

@@ -108,7 +108,7 @@ app()
 def in_terminal(child: Callable[..., Any], *args: str) -> str:
     """What the command shows on a terminal of 80 columns."""
     ours, theirs = pty.openpty()
-    process = child(IN_TERMINAL, ARGS=args, OUT=os.ttyname(theirs))
+    process = child(IN_TERMINAL, ARGS=args, STDOUT=os.ttyname(theirs))
     process.join(60)
     os.close(theirs)
     shown = b""

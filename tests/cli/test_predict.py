@@ -7,7 +7,9 @@ import pty
 import re
 import shlex
 import shutil
-from collections.abc import Callable
+import subprocess
+import sys
+import sysconfig
 from pathlib import Path
 from typing import Any
 
@@ -87,29 +89,21 @@ def test_bad_images_are_refused_or_left_out(pictures: Path, tmp_path: Path) -> N
     )
 
 
-def test_a_table_on_a_terminal(pictures: Path, tmp_path: Path, child: Callable[..., Any]) -> None:
+def test_a_table_on_a_terminal(pictures: Path, tmp_path: Path) -> None:
     folder = tmp_path / ("a long name of a folder " * 4) / "größe 数字"
     shutil.copytree(pictures, folder)
-    shown = in_terminal(child, "predict", str(folder), "--model", TAG)
+    shown = in_terminal("predict", str(folder), "--model", TAG)
     head, *rows = [line for line in shown.splitlines() if line.startswith(("file", "…"))]
     assert len(rows) == 5 and head.count("class") == 3
     assert all(len(row) <= 80 and row.rstrip().endswith(" %") and ".png  " in row for row in rows)
 
 
-IN_TERMINAL = """
-os.environ["COLUMNS"] = "80"
-sys.stdout.reconfigure(encoding="utf-8")
-sys.argv = ["swwae", *ARGS]
-from swwae_zoo.cli.main import app
-app()
-"""
-
-
-def in_terminal(child: Callable[..., Any], *args: str) -> str:
+def in_terminal(*args: str) -> str:
     """What the command shows on a terminal of 80 columns."""
     ours, theirs = pty.openpty()
-    process = child(IN_TERMINAL, ARGS=args, STDOUT=os.ttyname(theirs))
-    process.join(60)
+    script = Path(sysconfig.get_path("scripts")) / "swwae"
+    env = os.environ | {"COLUMNS": "80", "PYTHONIOENCODING": "utf-8"}
+    process = subprocess.Popen([sys.executable, script, *args], stdout=theirs, stderr=subprocess.DEVNULL, env=env)
     os.close(theirs)
     shown = b""
     while True:
@@ -121,7 +115,7 @@ def in_terminal(child: Callable[..., Any], *args: str) -> str:
             break
         shown += part
     os.close(ours)
-    assert process.exitcode == 0, shown
+    assert process.wait(timeout=60) == 0, shown
     return shown.decode()
 
 

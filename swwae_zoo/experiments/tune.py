@@ -281,8 +281,8 @@ class Search:
     def finished(self) -> list[FrozenTrial]:
         """Trials that have ended, without those that were put aside to go on under another number."""
         with _database_errors(self.settings.storage or self.out):
+            seals = self.study.user_attrs  # first: whatever has one by now has ended, also in the trials read next
             trials = self.study.get_trials(deepcopy=False)
-            seals = self.study.user_attrs
         for trial in trials:
             seal = seals.get(f"{_SEAL}{trial.number}")
             if seal is not None and seal != _digest(trial):
@@ -318,8 +318,8 @@ class Search:
                         lambda trial: self._objective(trial, interrupt, until), catch=(TrialFailed,), callbacks=[after]
                     )
                     return
-                except ValueError as error:  # another process took the same waiting trial, and ended it first
-                    if "Cannot tell a" not in str(error):
+                except (ValueError, AssertionError) as error:
+                    if not _ended_by_another(error):
                         raise
                 if time.monotonic() > until or wanted is not None and len(self.finished) >= wanted:
                     return
@@ -469,6 +469,15 @@ def go_on_with_killed(study: optuna.Study, trial: FrozenTrial) -> None:
     killed = trial.user_attrs.get("killed", 0) + 1
     if killed < HOPELESS:
         put_aside(study, trial, killed)
+
+
+def _ended_by_another(error: Exception) -> bool:
+    """Whether a trial could not be ended because another process had done so.
+
+    It took the same waiting trial, or took this process for killed while it was only slow or asleep. Where the trial
+    was set to failed, optuna raises an assertion over its own error.
+    """
+    return any("Cannot tell a" in str(each) for each in (error, error.__context__))
 
 
 def record_of(trial: FrozenTrial) -> TrialRecord:

@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from swwae_zoo.config import RunConfig, read_recipe
+from swwae_zoo.config import RunConfig, read_run_recipe
 from swwae_zoo.publish.trained import read_result
 from swwae_zoo.training.figures import DPI, SWWAE_COLOUR, TERM_COLOURS, TWIN_COLOUR, lay_out
 from swwae_zoo.training.places import rounds_in
 from swwae_zoo.training.run_directory import RunDirectory
 from swwae_zoo.training.trainer import lambdas_of
-from swwae_zoo.utils.files import atomic_write, user_path
+from swwae_zoo.utils.files import atomic_write, output_path, user_path
 from swwae_zoo.utils.text import printable
 
 __all__ = ["draw_label_curve"]
@@ -41,8 +41,10 @@ def draw_label_curve(places: Sequence[str | Path], out: str | Path) -> Path:
         out: PNG to write.
 
     Raises:
-        ValueError: a place holds no finished run with an error, or there are fewer than two numbers of labels.
+        ValueError: a place holds no finished run with an error, or there are fewer than two numbers of labels; `out`
+            can't be written, or is a file of another kind.
     """
+    path = output_path(out, (".png",))
     points = [point for place in places for point in _points_of(place)]
     counts = sorted({point.labels for point in points})
     if len(counts) < 2:
@@ -68,7 +70,6 @@ def draw_label_curve(places: Sequence[str | Path], out: str | Path) -> Path:
     axis.xaxis.set_minor_locator(NullLocator())
     axis.grid(alpha=0.3)
     lay_out(figure)
-    path = user_path(out)
     with atomic_write(path) as part:
         figure.savefig(part, dpi=DPI, format="png")
     return path
@@ -89,19 +90,20 @@ def _of_runs(home: Path) -> Iterator[Point]:
         result = read_result(each / "result.json") or {}
         error = next((result[key] for key in ("test_error", "val_error") if result.get(key) is not None), None)
         if error is not None:
-            config = read_recipe(each / "config.toml")
+            config = read_run_recipe(each / "config.toml")
             labels = config.num_labels or _all_labels(each)
             yield Point(_terms(config), labels, error)
 
 
 def _all_labels(home: Path) -> int:
-    """Number of labelled images of a run that took all of them, as its run.json has it."""
-    found: Any = RunDirectory(home, resume=True).read_json("run.json") or {}
-    for key in ("data", "labeled", "images"):
-        found = found.get(key) if isinstance(found, dict) else None
-    if not isinstance(found, int) or found < 1:
-        raise ValueError(f"{printable(home / 'run.json')} does not say how many labels there were")
-    return found
+    """Number of labelled images of a run that took all of them, by run.json: of several rounds, by the one above."""
+    for folder in (home, home.parent):
+        found: Any = RunDirectory(folder, resume=True).read_json("run.json") or {}
+        for key in ("data", "labeled", "images"):
+            found = found.get(key) if isinstance(found, dict) else None
+        if isinstance(found, int) and found > 0:
+            return found
+    raise ValueError(f"{printable(home / 'run.json')} does not say how many labels there were")
 
 
 def _of_table(file: Path) -> Iterator[Point]:

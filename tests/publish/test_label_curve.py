@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from swwae_zoo.cli.main import app
 from swwae_zoo.publish.label_curve import Point, _points_of, draw_label_curve
+from swwae_zoo.utils.json_files import write_json
 
 ALONE = {"lambda_rec": 0.0, "lambda_middle": 0.0}
 
@@ -29,6 +30,21 @@ def test_runs_with_their_twins(tmp_path: Path) -> None:
         assert picture.width == 600
     with pytest.raises(ValueError, match="50 labels alone: expected at least two"):
         draw_label_curve(runs[:1], tmp_path / "b.png")
+
+
+def test_rounds_that_took_all_labels(tmp_path: Path) -> None:
+    make_run(tmp_path / "all" / "seed0", result={"test_error": 1.0}, num_labels=0)
+    with pytest.raises(ValueError, match="does not say how many labels there were"):
+        list(_points_of(tmp_path / "all"))
+    write_json(tmp_path / "all" / "run.json", {"data": {"labeled": {"images": 500}}})
+    assert [point.labels for point in _points_of(tmp_path / "all")] == [500]
+
+
+def test_another_kind_of_file_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="is there already and no .png file"):
+        draw_label_curve([tmp_path], tmp_path / "notes.txt")
+    assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
 def test_a_table_of_reproduce(tmp_path: Path) -> None:

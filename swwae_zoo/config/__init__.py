@@ -12,6 +12,7 @@ from swwae_zoo.config.recipes import (
 )
 from swwae_zoo.config.schema import (
     GROUPS,
+    MAX_PIXELS,
     MAY_CHANGE_ON_RESUME,
     SCHEMA,
     RunConfig,
@@ -29,6 +30,7 @@ from swwae_zoo.config.schema import (
 
 __all__ = [
     "GROUPS",
+    "MAX_PIXELS",
     "MAY_CHANGE_ON_RESUME",
     "SCHEMA",
     "ModelArg",

@@ -12,13 +12,13 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from swwae_zoo.config import MAX_PIXELS
 from swwae_zoo.utils.text import printable
 
 logger = logging.getLogger(__name__)
 
 # Formats whose plugins run another program (EPS) or know the file without being able to decode it.
 _LEFT_OUT = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF", "IPTC", "MCIDAS", "SPIDER"}
-MAX_PIXELS = 1 << 26  # of one image; Pillow itself warns from 1.3 times as many
 _LARGE = 1 << 24
 _NAMED = 3  # bad images named in a message
 _FEW_BITS = 16  # an image, or a set, whose values use less than this part of their range is all but black

@@ -5,6 +5,7 @@ import random
 from pathlib import Path
 
 import pytest
+from flips import damaged
 
 from swwae_zoo.training.run_directory import RunDirectory
 from swwae_zoo.utils.json_files import read_json, sealed_line, unsealed, write_json
@@ -24,12 +25,8 @@ def test_flips_and_truncations_are_refused(tmp_path: Path, content: object) -> N
     path, kind = tmp_path / "result.json", type(content)
     write_json(path, content)  # type: ignore[arg-type]
     assert read_json(path, kind, "") == content
-    whole, rng, believed = path.read_bytes(), random.Random(0), 0
-    damaged = [whole[: rng.randrange(len(whole) - 1)] for _ in range(100)]
-    for _ in range(300):
-        place, bit = rng.randrange(len(whole)), rng.randrange(8)
-        damaged.append(whole[:place] + bytes([whole[place] ^ 1 << bit]) + whole[place + 1 :])
-    for raw in damaged:
+    believed = 0
+    for raw in damaged(path.read_bytes(), flips=300, cuts=100):
         path.write_bytes(raw)
         try:
             believed += read_json(path, kind, "restore it") != content  # white space and \u escapes hold nothing

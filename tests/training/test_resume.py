@@ -229,7 +229,10 @@ def test_sigterm_of_the_real_command(tmp_path: Path) -> None:
 
 WAITS = {
     "recipe": """
+import signal
 import swwae_zoo.config.recipes as recipes
+# A command that another test interrupted in this process has left the signal ignored, and children inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 recipes._recipe_text = lambda *args: open(FIFO).read()
 """,
     "data": """

@@ -47,7 +47,7 @@ GIVEN = {
     "docs/deploy.md": "import numpy; images = numpy.zeros((2, 3, 64, 64), numpy.uint8)",
     "docs/own-images.md": "import torch; more = torch.randint(256, (40, 3, 64, 64), dtype=torch.uint8)\n"
     "images, labels = more, torch.arange(40) % 4",
-    "docs/wrapping.md": "import torch; images = torch.rand(2, 3, 224, 224)\n"
+    "docs/wrapping.md": "import torch, swwae_zoo; images = torch.rand(2, 3, 224, 224)\n"
     "my_convnet = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, 2, 1), torch.nn.ReLU(), torch.nn.Conv2d(4, 8, 3, 2, 1),"
     " torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(8, 4))",
 }
@@ -119,7 +119,8 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
     hub.users["hf_goodtoken"] = "ann"
     for number, name in enumerate(("cat", "dog", "fox", "owl")):
         for folder in ("pets", "birds", "photos", "imagenette96/train", "imagenette96/val"):
-            draw(home / folder / f"{name}", 30, side=48 + 16 * (number % 2) if folder == "pets" else 96)
+            count = 40 if "train" in folder else 30  # of which README.md takes 25 of each class
+            draw(home / folder / f"{name}", count, side=48 + 16 * (number % 2) if folder == "pets" else 96)
     for digit in range(10):
         draw(home / "digits" / str(digit), 6, side=28)
     draw(home / "more", 40)
@@ -137,8 +138,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
         cifar = "import torchvision.datasets as tv\n" + "\n".join(f"tv.CIFAR10.{k} = {v!r}" for k, v in lists.items())
         lite = put(hub, "tf_efficientnet_lite0", "timm/tf_efficientnet_lite0.in1k", home / "lite0")
         put(hub, "resnet50", "timm/resnet50.a1_in1k", home / "resnet50")
-        for name in ("WEIGHTS", "FILE.safetensors"):
-            os.link(lite, home / name)
+        os.link(lite, home / "FILE.safetensors")
         make_run(home / "runs/mnist-100")
         make_run(home / "runs/svhn-1000", "swwae_svhn")
         reading = Reader(home, hub, cifar)

@@ -59,6 +59,8 @@ def checked(key: Field, value: Any) -> Any:
         ValueError: one line with the key, what was got and what was expected.
     """
     typed = convert(value, key.type)
+    if typed is None and isinstance(value, str) and _SURROGATE.search(value):
+        raise ValueError(f"{key.name}: got {value!r}, expected text in UTF-8: rename it, or give a link to it")
     if typed is None:
         raise ValueError(f"{key.name}: got {value!r} ({type(value).__name__}), expected {expected(key)}")
     rules, numbers = key.metadata, typed if isinstance(typed, list) else [typed]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import errno
 import json
 import logging
 import os
@@ -31,7 +32,7 @@ from swwae_zoo.models._base import SWWAE
 from swwae_zoo.models._data_config import contrast_of, stored_size
 from swwae_zoo.models.wrapped.model import WrappedSWWAE
 from swwae_zoo.training.places import CHOICES, HUB, is_registered
-from swwae_zoo.utils.files import atomic_write, output_path, user_path
+from swwae_zoo.utils.files import atomic_write, output_path, user_path, utf8_path
 from swwae_zoo.utils.text import printable
 from swwae_zoo.version import __version__
 
@@ -45,6 +46,8 @@ METADATA = "metadata.json"  # name of the facts in a pt2 file
 KEPT = ("architecture", "fixed_input_size", "pool_size", "first_conv", "classifier", "license", "paper_ids")
 PREPARED = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+EXPORTED = {"exported_by": "swwae_zoo"}  # in config.json: such a folder may be replaced, any other model's not
+MAX_CONFIG = 2**20  # bytes
 
 
 class Exported(NamedTuple):
@@ -98,6 +101,8 @@ def export(
         ValueError: no trained classifier there, a format that it has no form in, or a library that is missing.
     """
     _check_format(format, opset)
+    if out is not None:  # before anything takes time
+        _timm_folder(user_path(out)) if format == "timm" else _graph_file(user_path(out), format)
     trained = load(place, weights, device="cpu")
     trained.check_classifier()
     if out is None:
@@ -133,9 +138,13 @@ def export_model(
     model = model.cpu().eval()
     if format == "timm":
         return _export_timm(model, prepare, label_names, out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out = output_path(out, (f".{format}",))
+    _graph_file(out, format).parent.mkdir(parents=True, exist_ok=True)
     return _export_graph(model, prepare, label_names, format, out, opset)
+
+
+def _graph_file(out: Path, format: str) -> Path:
+    """Where a file is written, in a folder that may be missing; raises as `output_path` does."""
+    return output_path(out, (f".{format}",)) if out.parent.is_dir() else out
 
 
 def _check_format(format: str, opset: int | None) -> None:
@@ -293,9 +302,7 @@ def _quiet() -> Iterator[None]:
 def _export_timm(model: SWWAE, prepare: Preprocess, label_names: Sequence[str], out: Path) -> Exported:
     """The plain backbone as a folder that timm loads as local-dir:, without swwae_zoo; logits equal to the bit."""
     backbone = _plain_backbone(model)
-    if out.is_file() or out.is_dir() and set(os.listdir(out)) - {CONFIG, WEIGHTS}:
-        fault = "is a file" if out.is_file() else "holds other files"
-        raise ValueError(f"{printable(out)} {fault}: give another --out, a new folder")
+    given, out = out, _timm_folder(out)
     own, trained = backbone.pretrained_cfg, model.pretrained_cfg
     cfg = {key: value for key, value in own.items() if key in KEPT}
     cfg |= {key: trained[key] for key in PREPARED if key in trained} | {"num_classes": model.num_classes}
@@ -308,11 +315,12 @@ def _export_timm(model: SWWAE, prepare: Preprocess, label_names: Sequence[str], 
         )
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name[:50]}-") as made:
-        folder = Path(made)
+        folder = Path(made) / "new"
+        folder.mkdir()
         kept, backbone.pretrained_cfg = own, cfg
         try:
             args = {key: value for key, value in (get_model_args(backbone) or {}).items() if key != "num_classes"}
-            save_config_for_hf(backbone, str(folder / CONFIG), {"model_args": args} if args else None)
+            save_config_for_hf(backbone, str(folder / CONFIG), {**({"model_args": args} if args else {}), **EXPORTED})
         finally:
             backbone.pretrained_cfg = kept
         state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in backbone.state_dict().items()}
@@ -323,10 +331,48 @@ def _export_timm(model: SWWAE, prepare: Preprocess, label_names: Sequence[str], 
                 f"timm's own {cfg.get('architecture')} gives other logits than this backbone (by up to "
                 f"{difference:.2g}), so nothing was written: use --format onnx or pt2"
             )
-        out.mkdir(exist_ok=True)
-        for name in (WEIGHTS, CONFIG):
-            os.replace(folder / name, out / name)
-    return Exported(out, json.loads((out / CONFIG).read_text(encoding="utf-8")), difference)
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        _put(folder, out, Path(made) / "old")
+    return Exported(given, config, difference)
+
+
+def _timm_folder(out: Path) -> Path:
+    """Where the folder is written: a link's own place is left to the link.
+
+    Raises:
+        ValueError: something is there that is neither an empty folder nor an earlier export.
+    """
+    shown, out = printable(out), utf8_path(out.resolve())
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{shown} is {'a file' if out.is_file() else 'no folder'}: give another --out, a new folder")
+    names = set(os.listdir(out)) if out.is_dir() else set()
+    if names - {CONFIG, WEIGHTS}:
+        raise ValueError(f"{shown} holds other files: give another --out, a new folder")
+    if names and not _is_export(out / CONFIG):
+        raise ValueError(f"{shown} holds a model that is no earlier export: give another --out, a new folder")
+    return out
+
+
+def _is_export(config: Path) -> bool:
+    try:
+        kept = json.loads(config.read_bytes() if config.is_file() and config.stat().st_size < MAX_CONFIG else b"{}")
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(kept, dict) and EXPORTED.items() <= kept.items()
+
+
+def _put(folder: Path, out: Path, old: Path) -> None:
+    """Moves a folder to ``out`` as a whole, and what was there to ``old``: never weights beside another's config."""
+    for turn in range(100):  # another process that puts its own there each time
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(out, old.with_name(f"{old.name}{turn}"))
+        try:
+            os.rename(folder, out)
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+    raise ValueError(f"{printable(out)} is being written by other processes: give another --out")
 
 
 def _plain_backbone(model: SWWAE) -> Any:

@@ -20,7 +20,7 @@ from swwae_zoo.hub.remote import CONFIG, WEIGHTS, split_revision
 from swwae_zoo.models import swwae as _registers_the_models  # noqa: F401
 from swwae_zoo.models._pretrained import place_of_weights
 from swwae_zoo.models._registry import model_names
-from swwae_zoo.utils.files import user_path
+from swwae_zoo.utils.files import user_path, utf8_path
 from swwae_zoo.utils.text import printable
 
 __all__ = ["CHOICES", "HUB", "Place", "find_place", "is_registered", "rounds_in"]
@@ -72,6 +72,8 @@ def find_place(place: str | os.PathLike[str], weights: str | None = None, *, net
         raise ValueError(
             f"weights: got {weights!r}, but {printable(name)} holds one set of weights and no run: leave it out"
         )
+    if not net_only:
+        utf8_path(found.folder)
     return found
 
 

@@ -26,6 +26,7 @@ __all__ = [
     "read_sealed",
     "remove_leftovers",
     "user_path",
+    "utf8_path",
     "writable",
     "write_sealed",
 ]
@@ -45,6 +46,21 @@ def user_path(path: str | os.PathLike[str]) -> Path:
         return Path(path).expanduser()
     except RuntimeError as error:
         raise ValueError(f"{os.fspath(path)}: {error}; expected a path without ~") from error
+
+
+def utf8_path(path: Path) -> Path:
+    """The path itself, for a library that knows no other names than UTF-8 ones, as safetensors does.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"{printable(path)} is no name in UTF-8, and weights can't lie below it: rename it, or give a link to it"
+        ) from None
+    return path
 
 
 def output_path(path: str | os.PathLike[str], suffixes: Sequence[str], inputs: Iterable[Path] = ()) -> Path:

@@ -117,7 +117,7 @@ REFUSED = [
     ({"model": " "}, "model: got ' ', expected a name"),
     ({"data": 5}, "data: got 5 (int), expected a name"),
     ({"out": None}, "out: got None (NoneType), expected text"),
-    ({"out": "caf\udce9"}, "out: got 'caf\\udce9' (str), expected text"),
+    ({"out": "caf\udce9"}, "out: got 'caf\\udce9', expected text in UTF-8: rename it, or give a link to it"),
     ({"momentum": 1}, "momentum: got 1.0, expected a number at least 0 and below 1"),
     ({"ema": 1.0}, "ema: got 1.0, expected a number at least 0 and below 1"),
     ({"seed": 2**32}, "seed: got 4294967296, expected a whole number at least 0 and at most 4294967295"),

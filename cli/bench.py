@@ -46,6 +46,8 @@ def bench(
     from swwae_zoo.utils.files import user_path
 
     args = dict(map(parse_model_arg, model_arg or []))
+    if out is not None:  # before anything takes time
+        user_path(out).mkdir(parents=True, exist_ok=True)
     wanted = benchmark.STEP_KINDS if rows == "all" else tuple(row.strip() for row in rows.split(","))
     groups: list[dict[str, Any]] = []
     for precision in amp.split(","):

@@ -235,8 +235,9 @@ def load_file(model: SWWAE, file: Path) -> str:
     """
     try:
         saved = load_state_dict(str(file), use_ema=True, device="cpu", weights_only=True)
-    except Exception as error:  # torch's reader of pickles raises many kinds
-        reason = printable(" ".join(str(error).split()), 200)
+    except Exception as error:  # torch's reader of pickles raises many kinds, and advises to run what is in them
+        reason = printable(" ".join(str(error).split()) or "it is cut off", 200)
+        reason = "it holds more than weights, or none" if "weights_only" in reason else reason
         raise ValueError(
             f"checkpoint: {printable(file)} can't be read ({reason}): expected weights as safetensors or torch.save "
             "writes them"

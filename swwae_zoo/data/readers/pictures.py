@@ -62,6 +62,8 @@ def open_picture(file: Path | BytesIO | Image.Image, grey: bool) -> tuple[Image.
     Raises:
         ValueError: as `read_picture`.
     """
+    if isinstance(file, Path) and file.exists() and not file.is_file():  # a pipe would wait for a writer for ever
+        raise ValueError(f"it is {'a folder' if file.is_dir() else 'no regular file'}: expected an image")
     try:
         with nullcontext(file) if isinstance(file, Image.Image) else Image.open(file, formats=FORMATS) as opened:
             pixels = opened.width * opened.height

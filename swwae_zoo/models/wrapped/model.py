@@ -121,8 +121,16 @@ class WrappedSWWAE(SWWAE):
 
         Returns:
             Shape of the features of images of the model's own size.
+
+        Raises:
+            ValueError: a module's output is not one tensor, or as `_trace`.
         """
         found = probe(self.backbone, self.in_chans, self._img_size, self._stages)
+        if not self.is_timm and found.output_kind != "Tensor" and found.output is not None:
+            raise ValueError(
+                f"its output is a {found.output_kind}, expected one tensor, logits or feature maps: wrap a module that "
+                "picks one, or give it timm's forward_features and forward_head"
+            )
         for stage in self._stages if given else ():
             _check_stage(found, stage)
         times = -(-LARGE // min(self._img_size))

@@ -80,6 +80,7 @@ class Probe(NamedTuple):
     ops: in the order of execution.
     output: index of the operation whose output the features are.
     output_shape: of the features.
+    output_kind: type of the features, such as "Tensor" or "dict".
     modules: name of a module -> index of the operation whose output is the module's output (or input).
     turns: number of calls of each function, see `is_counted`.
     """
@@ -87,6 +88,7 @@ class Probe(NamedTuple):
     ops: list[Op]
     output: int | None
     output_shape: tuple[int, ...] | None
+    output_kind: str
     modules: dict[str, int]
     img_size: tuple[int, int]
     turns: dict[Any, int]
@@ -343,6 +345,7 @@ def probe(
         recorder.ops,
         None if last is None else recorder.maker(last),
         None if last is None else tuple(last.shape),
+        type(features).__name__ if not isinstance(features, Tensor) else "Tensor",
         found,
         img_size,
         recorder.turns,

@@ -1,11 +1,12 @@
 """A folder of one's own, from `train` to `predict` to `export`: each model, on photos of several sizes and formats.
 
-    python benchmarks/own_folder.py --data DATA [--models NAME,...] [--sets NAME,...] [--steps 3] [--out FILE.md]
+    python benchmarks/own_folder.py [--data DATA] [--models NAME,...] [--sets NAME,...] [--steps 3] [--out FILE.md]
 
 Each set is 160 labelled photos in 4 classes, 600 without labels, and 8 new ones, made from CIFAR-10 (32x32 pixels) or
 Imagenette (96x64), as PNG or JPEG. The three commands are those of the README, with few steps; then the ONNX file's
 probabilities of the new photos are compared with those of `swwae predict --amp off`. DATA holds cifar-10-batches-py,
-imagenette96 and pretrained/tf_efficientnet_lite0.safetensors. The table says what came of it.
+imagenette96 and pretrained/tf_efficientnet_lite0.safetensors; without it the photos are generated, and nothing is
+pretrained. The table says what came of it.
 """
 
 import argparse
@@ -35,7 +36,8 @@ MODELS = {
     "resnet18": ["--backbone", "resnet18"],
     "tf_efficientnet_lite0, pretrained": ["--backbone", "tf_efficientnet_lite0", "--checkpoint", CHECKPOINT],
 }
-SETS = {f"{source}-{kind}": (source, kind) for source in ("cifar10", "imagenette") for kind in ("png", "jpg")}
+SOURCES = ("cifar10", "imagenette", "generated")
+SETS = {f"{source}-{kind}": (source, kind) for source in SOURCES for kind in ("png", "jpg")}
 
 
 class Outcome(NamedTuple):
@@ -54,7 +56,7 @@ def swwae(args: Sequence[object]) -> str:
     return done.stdout
 
 
-def photos(source: str, data: Path) -> Iterator[list[Image.Image]]:
+def photos(source: str, data: Path | None) -> Iterator[list[Image.Image]]:
     """For each class an iterator of photos; "generated" needs no data."""
     for label in range(CLASSES):
         if source == "generated":
@@ -62,17 +64,19 @@ def photos(source: str, data: Path) -> Iterator[list[Image.Image]]:
             small = (Image.fromarray(rng.integers(64 * label, 256, (6, 4, 3), np.uint8)) for _ in range(10_000))
             yield (each.resize((64, 96), Image.Resampling.BICUBIC) for each in small)  # type: ignore[misc]
         elif source == "cifar10":
+            assert data is not None
             images = load_images("cifar10", "train", data_dir=data)
             chosen = (images.images[i] for i in (images.labels == label).nonzero()[:, 0])
             yield (Image.fromarray(each.permute(1, 2, 0).numpy()) for each in chosen)  # type: ignore[misc]
         else:
+            assert data is not None
             folder = sorted(path for path in (data / "imagenette96/train").iterdir() if path.is_dir())[label]
             files = sorted(path for path in folder.iterdir() if path.is_file())
             opened = (Image.open(path).convert("RGB") for path in files)
             yield (ImageOps.fit(each, (64, 96)) for each in opened)  # type: ignore[misc]
 
 
-def make_folder(folder: Path, source: str, suffix: str, data: Path, each: Sequence[int]) -> None:
+def make_folder(folder: Path, source: str, suffix: str, data: Path | None, each: Sequence[int]) -> None:
     """FOLDER/pets/CLASS/, FOLDER/more/ and FOLDER/new/ with so many photos."""
     for label, images in enumerate(photos(source, data)):
         for part, count in zip((f"pets/class {label}", "more", "new"), each, strict=True):
@@ -120,28 +124,39 @@ def pixels(path: Path, size: Sequence[int]) -> np.ndarray:
     return pixels_of(image, (size[1], size[2]))
 
 
+def _short(name: str) -> str:
+    return name.partition(",")[0]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--models", default=",".join(name.partition(",")[0] for name in MODELS))
-    parser.add_argument("--sets", default=",".join(SETS))
-    parser.add_argument("--steps", type=int, default=3)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--data", type=Path, help="folder of the data sets; without it photos are generated")
+    parser.add_argument("--models", metavar="NAME,...", help=f"of {', '.join(_short(name) for name in MODELS)}")
+    parser.add_argument("--sets", metavar="NAME,...", help=f"of {', '.join(SETS)}; by default those of --data")
+    parser.add_argument("--steps", type=int, default=3, help="of each training")
+    parser.add_argument("--out", type=Path, help="Markdown file for the table")
     args = parser.parse_args()
-    data = args.data.resolve()
-    wanted = [name for name in MODELS if name.partition(",")[0] in args.models.split(",")]
-    sets = args.sets.split(",")
+    data = args.data.resolve() if args.data else None
+    usable = {_short(name): name for name in MODELS if data or CHECKPOINT not in MODELS[name]}
+    possible = [name for name, (source, _) in SETS.items() if data or source == "generated"]
+    default = [name for name in possible if not data or SETS[name][0] != "generated"]
+    models = args.models.split(",") if args.models else list(usable)
+    sets = args.sets.split(",") if args.sets else default
+    for got, names in ((models, usable), (sets, possible)):
+        if unknown := [name for name in got if name not in names]:
+            without = "" if data else " without --data"
+            parser.error(f"got {', '.join(unknown)}, expected some of {', '.join(names)}{without}")
+    wanted = [usable[name] for name in models]
     rows, failed = [], 0
     with tempfile.TemporaryDirectory() as home:
         for each in sets:
             make_folder(Path(home) / each, SETS[each][0], SETS[each][1], data, (LABELED, UNLABELED, NEW))
         for name in wanted:
-            flags = [str(data / flag) if flag == CHECKPOINT else flag for flag in MODELS[name]]
+            flags = [str(data / flag) if data and flag == CHECKPOINT else flag for flag in MODELS[name]]
             row = [name]
             for each in sets:
                 try:
-                    short = name.partition(",")[0]
-                    outcome = story(Path(home) / each, short, [*flags, "--steps", args.steps])
+                    outcome = story(Path(home) / each, _short(name), [*flags, "--steps", args.steps])
                 except (RuntimeError, AssertionError) as error:
                     print(f"{name}, {each}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
                     row.append("refused")

@@ -33,7 +33,7 @@ def test_installed_for_bash(tmp_path: Path) -> None:
     assert "completion installed in" in swwae(tmp_path, "--install-completion", "bash")
     [script] = (tmp_path / ".bash_completions").iterdir()
     assert str(script) in (tmp_path / ".bashrc").read_text()
-    code = f". {script}; COMP_WORDS=(swwae ev); COMP_CWORD=1; _swwae_completion; echo ${{COMPREPLY[*]}}"
+    code = f". {script}; COMP_WORDS=(swwae ev); COMP_CWORD=1; _swwae_completion swwae; echo ${{COMPREPLY[*]}}"
     path = f"{SWWAE.parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(["bash", "-c", code], env=os.environ | {"PATH": path}, capture_output=True, text=True)
     assert done.stdout.split() == ["eval"], done.stderr

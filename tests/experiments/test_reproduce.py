@@ -16,7 +16,7 @@ import pytest
 import torch
 import torchvision.datasets as tv
 from PIL import Image
-from published_formats import labels_of, pixels, write_cifar, write_stl10, write_svhn
+from published_formats import labels_of, pixels, write_cifar, write_mnist, write_stl10, write_svhn
 from typer.testing import CliRunner
 
 from swwae_zoo.cli.main import app
@@ -422,3 +422,22 @@ def test_figure5_draws_a_curve_over_lambda(monkeypatch: pytest.MonkeyPatch, tmp_
         assert f"{statistics.mean(errors):.2f} ± {statistics.stdev(errors):.2f}" in text
     assert "MNIST, N = 600: not run here" in text
     assert_shows_something(tmp_path / "fig5.png")
+
+
+def test_the_command_names_its_twins_and_finds_its_data(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    labels = (np.arange(150) % 10).astype(np.uint8)
+    write_mnist(tmp_path / "data" / "MNIST" / "raw", (pixels(150, 28, 28), labels), (pixels(50, 28, 28), labels[:50]))
+    table5(monkeypatch, tmp_path, replace(BASE, data="mnist", rounds=1))
+    args = ["reproduce", "table5", "--rows", "small", "--device", "cpu", "--json", "--out", str(tmp_path / "out")]
+    said = CliRunner().invoke(app, [*args, "--data-dir", str(tmp_path / "data")])
+    assert said.exit_code == 0, said.output
+    found = json.loads(said.stdout)
+    assert [(record["name"], record["twin"]) for record in found] == [("small", False), ("small", True)]
+    assert [record["lambda_rec"] > 0 for record in found] == [True, False]
+    progress = said.stderr + capfd.readouterr().err
+    heads = [line for line in progress.splitlines() if line.endswith(": 4 steps")]
+    assert [head.rpartition("/")[2] for head in heads] == ["seed0: 4 steps", "seed0-twin: 4 steps"]
+    assert "SWWAE" not in progress, "which of the two it is stands in its folder's name"
+    assert json.loads(CliRunner().invoke(app, args).stdout) == found, "nothing is run again, nor read"

@@ -25,12 +25,16 @@ def create_optimizer(config: RunConfig, model: nn.Module) -> Optimizer:
     Raises:
         ValueError: no such optimiser (with the nearest), or one that does not take what the recipe gives.
     """
-    names = [str(name) for name in list_optimizers()]
+    infos = {str(name): get_optimizer_info(str(name)) for name in list_optimizers()}
+    own = infos.get(config.opt.lower().removeprefix("lookahead_"))
+    if own is not None and own.second_order:  # torch's convolutions would have to keep the graph of each gradient
+        raise ValueError(f"opt: {config.opt!r} needs second derivatives, which training does not keep; choose adamw")
+    names = [name for name, info in infos.items() if not info.second_order]
     if config.opt.lower().removeprefix("lookahead_") not in names:
         near = difflib.get_close_matches(config.opt.lower(), names, n=1)
         hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(names)}"
         raise ValueError(f"opt: got {config.opt!r}, no optimiser of timm's; {hint}")
-    if config.opt_betas and not get_optimizer_info(config.opt.lower().removeprefix("lookahead_")).has_betas:
+    if config.opt_betas and own is not None and not own.has_betas:
         raise ValueError(f"opt_betas: got {config.opt_betas}, but {config.opt} has none: leave them out")
     betas: dict[str, Any] = {"betas": tuple(config.opt_betas)} if config.opt_betas else {}
     fused: dict[str, Any] = {"fused": True} if config.opt.lower() in FUSED else {}

@@ -74,7 +74,7 @@ def test_one_error(recipe: str, flags: list[str], photos: Path, tmp_path: Path) 
     for weights in ("last", "best"):
         of_run = [str(out), "--weights", weights, "--device", "cpu", "--json"]
         error = swwae("eval", *of_run)["error"]
-        model = timm.create_model(f"local-dir:{out / weights}", pretrained=True).eval()
+        model: Any = timm.create_model(f"local-dir:{out / weights}", pretrained=True).eval()
         size, prepare = transform_of(model).stored_size, swwae_zoo.preprocess_of(model)
         test = load_images(data, "test", img_size=size, in_chans=model.in_chans)
         assert test.labels is not None and len(test.labels) == 150

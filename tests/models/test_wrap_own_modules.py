@@ -52,7 +52,7 @@ class LowRank(nn.Module):
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
         self.conv, chans = conv.requires_grad_(False), (conv.in_channels, conv.out_channels)
-        self.down = nn.Conv2d(chans[0], 2, 3, conv.stride, padding=1, bias=False)
+        self.down = nn.Conv2d(chans[0], 2, 3, 2, padding=1, bias=False)
         self.up = nn.Conv2d(2, chans[1], 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -86,7 +86,7 @@ class Noise(Net):
         return self.fc(self.norm(self.b(x)).relu().mean((2, 3)))
 
 
-def changed(change: Callable[[Any], None]) -> Callable[[], nn.Module]:
+def changed(change: Callable[[Any], object]) -> Callable[[], nn.Module]:
     def make() -> nn.Module:
         net = Net()
         change(net)
@@ -151,7 +151,8 @@ def test_trained_saved_loaded_and_gone_on_with(make: Callable[[], nn.Module], po
     assert_same(model.eval().forward_swwae(x), other.eval().forward_swwae(x))
     if pools == "tap":
         torch.testing.assert_close(model.backbone(x), model(x))
-    model.train(), other.train()
+    for each in (model, other):
+        each.train()
     other_task.load_state_dict(state[0])
     other_optimizer.load_state_dict(state[1])
     steps(task, optimizer, 2)

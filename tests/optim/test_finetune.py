@@ -66,3 +66,10 @@ def test_layers_far_from_the_classifier_learn_slower(model, name):
     decoder = next(n for n in steps if n.startswith("decoder."))
     assert steps[f"{last}.weight"] == pytest.approx(0.01, rel=0.05) == pytest.approx(float(steps[decoder]), rel=0.05)
     assert steps[f"{first}.weight"] <= 0.01 * 0.5**2
+
+
+@pytest.mark.parametrize("name", ["adahessian", "lookahead_adahessian"])
+def test_second_derivatives_are_refused(name: str) -> None:
+    model = timm.create_model("swwae_mnist", notation="(4)3c-2p-10fc")
+    with pytest.raises(ValueError, match="needs second derivatives, which training does not keep; choose adamw"):
+        create_optimizer(RunConfig(opt=name, steps=1), model)

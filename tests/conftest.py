@@ -15,8 +15,10 @@ pytest_plugins = ["hub_server.fixtures"]
 # Torch reads it when first imported: small tensors on several busy cores wait longer than they work.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# A command that a test interrupted in its own process leaves SIGINT ignored, and children inherit that.
 PREAMBLE = """
-import os, sys
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
 for name, descriptor in ((STDOUT, 1), (LOG, 2)):
     os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644), descriptor)
 import torch

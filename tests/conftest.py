@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import runpy
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from multiprocessing.process import BaseProcess
@@ -14,6 +15,21 @@ pytest_plugins = ["hub_server.fixtures"]
 
 # Torch reads it when first imported: small tensors on several busy cores wait longer than they work.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def room_in_memory(size: int = 8 * 2**30) -> bool:
+    """Whether the file system in memory can take what the tests write, with as much memory left free."""
+    try:
+        words = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        free = min(int(words["MemAvailable"].split()[0]) * 1024, shutil.disk_usage("/dev/shm").free)
+    except (OSError, KeyError, ValueError):
+        return False
+    return free >= size and os.access("/dev/shm", os.W_OK)
+
+
+# Tests write some 30,000 small files, each of which a disk is waited for; where there is plenty of memory they go there.
+if "TMPDIR" not in os.environ and "PYTEST_DEBUG_TEMPROOT" not in os.environ and room_in_memory():
+    os.environ["PYTEST_DEBUG_TEMPROOT"] = "/dev/shm"
 
 # A command that a test interrupted in its own process leaves SIGINT ignored, and children inherit that.
 PREAMBLE = """

@@ -84,6 +84,10 @@ def libraries(names: Iterable[str]) -> set[str]:
     }
 
 
+REGISTERED = """
+import swwae_zoo, timm
+print(*timm.list_models("swwae_mnist"), swwae_zoo.SWWAE.__name__)
+"""
 POOL = """
 import sys; sys.argv = ["swwae"]
 import torch
@@ -135,8 +139,8 @@ def test_wheel_runs_elsewhere(wheel: Path, tmp_path: Path) -> None:
     script = (sys.executable, site / "bin" / "swwae")
     version = run(*script, "--version", cwd=tmp_path, PYTHONPATH=str(site), SWWAE_KERNELS="require")
     assert re.fullmatch(r"swwae_zoo \S+ \(kernels: (baseline|avx2|avx512)\)\n", version.stdout), version.stderr
-    pooled = run(sys.executable, "-c", POOL, cwd=tmp_path, PYTHONPATH=str(site), SWWAE_KERNELS="require")
-    assert pooled.stdout.split() == ["True", "4.0"], pooled.stderr
+    pooled = run(sys.executable, "-c", REGISTERED + POOL, cwd=tmp_path, PYTHONPATH=str(site), SWWAE_KERNELS="require")
+    assert pooled.stdout.split() == ["swwae_mnist", "SWWAE", "True", "4.0"], pooled.stderr
     shown = run(*script, "--help", cwd=tmp_path, PYTHONPATH=str(site))
     assert shown.returncode == 0 and "Usage: swwae" in shown.stdout, shown.stderr
     listed = run(*script, "recipes", "--json", cwd=tmp_path, PYTHONPATH=str(site))

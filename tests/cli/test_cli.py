@@ -162,12 +162,6 @@ def test_help_is_quick_and_light() -> None:
         assert not modules & {"torch", "timm", "torchvision", "matplotlib", "sklearn", "numpy"}
 
 
-def test_import_registers_the_models() -> None:
-    code = "import swwae_zoo, timm; print(timm.list_models('swwae_mnist'), swwae_zoo.SWWAE.__name__)"
-    shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=300)
-    assert shown.stdout.split() == ["['swwae_mnist']", "SWWAE"]
-
-
 def test_threads_that_wait_sleep() -> None:
     """The policy is set before torch is loaded, which reads it once; the user's choice has precedence."""
     code = "import os, sys; import swwae_zoo.cli.main; print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"

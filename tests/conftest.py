@@ -27,7 +27,7 @@ def room_in_memory(size: int = 8 * 2**30) -> bool:
     return free >= size and os.access("/dev/shm", os.W_OK)
 
 
-# Tests write some 30,000 small files, each of which a disk is waited for; where there is plenty of memory they go there.
+# Tests write some 30,000 small files and wait for the disk each time: where there is plenty of memory they go there.
 if "TMPDIR" not in os.environ and "PYTEST_DEBUG_TEMPROOT" not in os.environ and room_in_memory():
     os.environ["PYTEST_DEBUG_TEMPROOT"] = "/dev/shm"
 

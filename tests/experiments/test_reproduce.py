@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import torch
 import torchvision.datasets as tv
-from PIL import Image
 from held import HELD
+from PIL import Image
 from published_formats import labels_of, pixels, write_cifar, write_stl10, write_svhn
 from typer.testing import CliRunner
 

@@ -19,6 +19,7 @@ import swwae_zoo
 from swwae_zoo.cli.main import app
 from swwae_zoo.models._data_config import describe_training_data
 from swwae_zoo.models._registry import model_names
+from swwae_zoo.publish import export as module
 from swwae_zoo.publish.export import export, export_model
 
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -112,6 +113,20 @@ def timm_alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
     yield from program(TIMM, tmp_path_factory.mktemp("timm") / "stderr")
 
 
+@pytest.fixture
+def captured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One graph for both formats of a model: to capture it takes as long as to write it."""
+    real, graphs = module._captured, {}
+
+    def captured(whole: Any, images: torch.Tensor) -> torch.export.ExportedProgram:
+        key = (id(whole.model), images.shape)
+        if key not in graphs:
+            graphs[key] = real(whole, images)
+        return graphs[key]
+
+    monkeypatch.setattr(module, "_captured", captured)
+
+
 def described(model: torch.nn.Module, names: tuple[str, ...] = (), **how: object) -> torch.nn.Module:
     describe_training_data(model, label_names=names, **how)
     return model.eval()
@@ -159,7 +174,7 @@ LARGER = {
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", LARGER)
-def test_onnx_and_pt2_of_larger_nets(name: str, tmp_path: Path, torch_alone: Program) -> None:
+def test_onnx_and_pt2_of_larger_nets(name: str, tmp_path: Path, torch_alone: Program, captured_once: None) -> None:
     model = LARGER[name]()
     for format in ("pt2", "onnx"):
         export_model(model, swwae_zoo.preprocess_of(model), NAMES, format, tmp_path / f"a.{format}")
@@ -168,7 +183,7 @@ def test_onnx_and_pt2_of_larger_nets(name: str, tmp_path: Path, torch_alone: Pro
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_onnx_and_pt2(name: str, tmp_path: Path, torch_alone: Program) -> None:
+def test_onnx_and_pt2(name: str, tmp_path: Path, torch_alone: Program, captured_once: None) -> None:
     model = MODELS[name]()
     prepare = swwae_zoo.preprocess_of(model)
     names = model.pretrained_cfg.get("label_names") or ()
@@ -220,8 +235,6 @@ def test_what_has_no_form(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_wrong_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from swwae_zoo.publish import export as module
-
     model = described(timm.create_model("swwae_mnist"))
     path = tmp_path / "a.pt2"
     path.write_text("as it was")

@@ -43,7 +43,7 @@ def train(out: Path, **given: Any) -> str:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two rounds and their twins."""
     out = tmp_path_factory.mktemp("runs") / "two"
-    train(out, rounds=2, twin=True)
+    train(out, rounds=2, twin=True, eval_every=4)
     return out
 
 

@@ -107,7 +107,7 @@ def in_terminal(child: Any, *args: str) -> str:
     """What the command shows on a terminal of 80 columns; it must fit into the terminal's buffer of 4 KiB."""
     ours, theirs = pty.openpty()
     process = child(ON_TERMINAL, ARGS=args, TERMINAL=os.ttyname(theirs))
-    process.join(60)
+    process.join(300)
     shown = os.read(ours, 65536)
     os.close(theirs)
     os.close(ours)

@@ -182,7 +182,7 @@ def started(
 
 
 def wait_for(file: Path, process: Any, log: Path) -> None:
-    end = time.monotonic() + 120
+    end = time.monotonic() + 240
     while not file.exists():
         assert time.monotonic() < end and process.is_alive(), log.read_text()
         time.sleep(0.01)

@@ -252,7 +252,7 @@ def test_two_ctrl_c_before_the_first_step(place: str, gap: float, tmp_path: Path
         for pause in (gap, 0):
             os.kill(process.pid, signal.SIGINT)
             time.sleep(pause)
-        process.join(60)
+        process.join(300)
     said = (tmp_path / "stderr").read_text()
     assert process.exitcode == 130 and said in ("interrupted\n", "stopped\n") and not run.exists(), said
 

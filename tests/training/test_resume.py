@@ -52,7 +52,7 @@ FULL = replace(
     lr=0.05,
     clip_grad=0.1,
     warmup_steps=4,
-    batch_size=300,
+    batch_size=120,
     weight_decay=1e-3,
 )
 SOFT = replace(

@@ -18,13 +18,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def room_in_memory(size: int = 8 * 2**30) -> bool:
-    """Whether the file system in memory can take what the tests write, with as much memory left free."""
+    """Whether the file system in memory takes what the tests write and run, with as much memory left free."""
     try:
         words = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
         free = min(int(words["MemAvailable"].split()[0]) * 1024, shutil.disk_usage("/dev/shm").free)
+        runs = not os.statvfs("/dev/shm").f_flag & os.ST_NOEXEC
     except (OSError, KeyError, ValueError):
         return False
-    return free >= size and os.access("/dev/shm", os.W_OK)
+    return free >= size and runs and os.access("/dev/shm", os.W_OK)
 
 
 # Tests write some 30,000 small files and wait for the disk each time: where there is plenty of memory they go there.

@@ -87,7 +87,10 @@ def assert_close(one: Path, two: Path, tolerance: float) -> None:
 
 
 def test_two_processes_run_as_one(tmp_path: Path) -> None:
-    recipe = replace(BASE, twin=True)  # whose decoder gets no gradient
+    recipe = replace(
+        BASE, strong="grey", lambda_consistency=1.0, pseudo_labels="softmatch", ramp=0.2,
+        twin=True,  # whose decoder gets no gradient
+    )  # fmt: skip
     process = start(replace(recipe, out=str(tmp_path / "two")))
     train_rounds(replace(recipe, out=str(tmp_path / "one")))
     said = finish(process)
@@ -95,6 +98,8 @@ def test_two_processes_run_as_one(tmp_path: Path) -> None:
     assert said.count(": 12 steps") == 2, "rank 0 alone speaks"
     for folder in ("seed0", "seed0-twin"):
         assert_close(tmp_path / "one" / folder, tmp_path / "two" / folder, 2e-4)
+    one, two = (torch.load(tmp_path / run / "seed0" / "checkpoint.pt", weights_only=True) for run in ("one", "two"))
+    torch.testing.assert_close(one["task_state"], two["task_state"], atol=2e-4, rtol=2e-4)
 
 
 RANK = """

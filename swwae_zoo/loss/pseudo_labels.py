@@ -29,18 +29,21 @@ class TeacherStatistics:
 
     def __init__(self, shares: Tensor):
         self.shares = shares.float()
-        self.classes = self.shares.clone()  # mean probability of each class
-        self.doubt = torch.full_like(self.shares[0], 1 - 1 / len(shares))  # mean of 1 - largest probability
+        self.classes = self.shares.clone()  # mean probability of each class, before it is aligned
+        self.doubt = torch.full_like(self.shares[0], 1 - 1 / len(shares))  # mean of 1 - largest aligned probability
         self.variance = torch.ones_like(self.doubt)
         self.steps = torch.zeros_like(self.doubt)
 
-    @staticmethod
-    def measure(teacher_logits: Tensor) -> Tensor:
-        """(B, K) logits -> (K + 3,): their number, and the sums of probabilities, doubt and squared doubt."""
-        probabilities = teacher_logits.detach().float().softmax(1)
-        doubt = 1 - probabilities.amax(1)
+    def aligned(self, teacher_logits: Tensor) -> Tensor:
+        """(B, K) logits -> (B, K) probabilities, scaled so that classes have their shares on average, each row to 1."""
+        scaled = teacher_logits.detach().float().softmax(1) * (self.shares / self.classes).clamp(max=MOST)
+        return scaled / scaled.sum(1, keepdim=True)
+
+    def measure(self, teacher_logits: Tensor) -> Tensor:
+        """(B, K) logits -> (K + 3,): their number, and the sums of doubt, squared doubt and probabilities."""
+        doubt = 1 - self.aligned(teacher_logits).amax(1)
         sums = torch.stack([torch.ones_like(doubt), doubt, doubt.square()], 1).sum(0)
-        return torch.cat([sums, probabilities.sum(0)])
+        return torch.cat([sums, teacher_logits.detach().float().softmax(1).sum(0)])
 
     def update(self, measured: Tensor) -> None:
         """Takes in one step's measure, of all processes; each has to call this."""
@@ -79,7 +82,7 @@ def threshold(teacher_logits: Tensor, confidence: float) -> tuple[Tensor, Tensor
 
 
 def softmatch(teacher_logits: Tensor, statistics: TeacherStatistics) -> tuple[Tensor, Tensor]:
-    """The class that is likeliest once classes have the shares they should, and a weight by the teacher's confidence.
+    """The likeliest class of the aligned probabilities, and a weight by how likely it is.
 
     The weight is 1 where the largest probability is above its moving mean, and below it exp(-d^2 / (2 (sigma / 2)^2)),
     with d the distance to the mean and sigma the moving standard deviation.
@@ -90,8 +93,6 @@ def softmatch(teacher_logits: Tensor, statistics: TeacherStatistics) -> tuple[Te
     Returns:
         (B,) int64 classes; (B,) weights, 0 to 1.
     """
-    probabilities = teacher_logits.detach().float().softmax(1)
-    ratio = (statistics.shares / statistics.classes).clamp(max=MOST)
-    excess = (1 - probabilities.amax(1) - statistics.doubt).clamp(min=0)
-    weight = torch.exp(-2 * excess.square() / statistics.variance.clamp(min=1e-12))
-    return (probabilities * ratio).argmax(1), weight
+    largest, target = statistics.aligned(teacher_logits).max(1)
+    excess = (1 - largest - statistics.doubt).clamp(min=0)
+    return target, torch.exp(-2 * excess.square() / statistics.variance.clamp(min=1e-12))

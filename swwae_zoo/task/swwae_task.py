@@ -134,7 +134,7 @@ class SWWAETask(TrainingTask):
             "loss": total_loss(self.lambdas, values, self._factors),
             "output": step.logits.detach(),
             **{name: value.detach() for name, value in sums.items()},
-            **({} if self.statistics is None else {"teacher": TeacherStatistics.measure(step.teacher_logits)}),  # type: ignore[arg-type]
+            **({} if self.statistics is None else {"teacher": self.statistics.measure(step.teacher_logits)}),  # type: ignore[arg-type]
         }
 
     def _run(self, input: Tensor, target: Tensor, weak: Tensor | None) -> Step:

@@ -10,7 +10,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import swwae_zoo  # noqa: F401  registers the models
 from swwae_zoo.data import IndexStream
-from swwae_zoo.loss import Lambdas, TermOptions, consistency_loss, middle_losses, reconstruction_loss
+from swwae_zoo.loss import (
+    Lambdas,
+    TermOptions,
+    consistency_loss,
+    middle_losses,
+    reconstruction_loss,
+    softmatch,
+    threshold,
+)
 from swwae_zoo.task.swwae_task import SWWAETask
 
 TARGET = torch.tensor([0, 3, 6])
@@ -214,8 +222,8 @@ CONSISTENT = Lambdas(1.0, 0.0, 0.0, consistency=2.0)
 WEAK = torch.rand(5, 1, 12, 12, generator=torch.Generator().manual_seed(1))
 
 
-def with_teacher(model, lambdas, **options):
-    task = SWWAETask(model, lambdas, TermOptions(confidence=0.1), **options)
+def with_teacher(model, lambdas, pseudo_labels="threshold", **options):
+    task = SWWAETask(model, lambdas, TermOptions(confidence=0.1, pseudo_labels=pseudo_labels), **options)
     task.setup_ema(0.5)
     with torch.no_grad():
         for parameter in task.trainable_module_ema.parameters():
@@ -230,11 +238,31 @@ def test_consistency_in_one_pass(model):
     out = task(IMAGES, TARGET, WEAK)
     assert (seen, taught) == ([8], [5])  # the student once, the teacher on weak views alone
     teacher = task.trainable_module_ema.module
-    expected = consistency_loss(model(IMAGES[3:]), teacher(WEAK), 0.1)
+    expected = consistency_loss(model(IMAGES[3:]), *threshold(teacher(WEAK), 0.1))
     torch.testing.assert_close(out["consistency"], expected)
     torch.testing.assert_close(out["loss"], out["nll"] + 2 * out["consistency"])
     out["loss"].backward()
     assert all(p.grad is None for p in teacher.parameters())
+
+
+def test_softmatch_weighs_by_the_steps_before(model):
+    task = with_teacher(model, CONSISTENT, "softmatch", class_shares=torch.tensor([0.4, *[0.1] * 6]))
+    teacher, first = task.trainable_module_ema.module, task.get_task_state()
+    for step in range(3):
+        before = copy.deepcopy(task.statistics)
+        out = task(IMAGES, TARGET, WEAK + step)
+        expected = consistency_loss(model(IMAGES[3:]), *softmatch(teacher(WEAK + step), before))
+        torch.testing.assert_close(out["consistency"], expected)
+        assert set(out) == {"loss", "output", "nll", "consistency"}
+    state = task.get_task_state()
+    assert not torch.equal(state["classes"], first["classes"])
+    task.load_task_state(first)
+    assert torch.equal(task.statistics.classes, first["classes"]) and task.statistics.steps == 0
+
+
+def test_shares_of_another_number_of_classes(model):
+    with pytest.raises(ValueError, match=r"^class_shares: got shape \(4,\), expected \(7,\)$"):
+        with_teacher(model, CONSISTENT, "softmatch", class_shares=torch.ones(4) / 4)
 
 
 def test_cross_view_reconstruction(model):

@@ -81,7 +81,8 @@ VIEWS = replace(
     fade=0.5,
     batch_size=32,
 )
-RECIPES = {"plain": PLAIN, "full": FULL, "soft": SOFT, "views": VIEWS}
+SOFTMATCH = replace(VIEWS, pseudo_labels="softmatch", confidence=0.95, ramp=0.1, lambda_cross=0.0, noise=0.0)
+RECIPES = {"plain": PLAIN, "full": FULL, "soft": SOFT, "views": VIEWS, "softmatch": SOFTMATCH}
 
 
 def assert_loadable(run: Path) -> None:
@@ -127,7 +128,10 @@ def test_two_fresh_runs_are_equal(tmp_path: Path, unbroken: Callable[[str], Path
 
 
 # 7 is no boundary of log, evaluation or checkpoint; 6 saves, 10 evaluates, 8 logs; 25 is the last step.
-@pytest.mark.parametrize(("recipe", "steps"), [("plain", (1, 8, 10)), ("full", (6, 7, 13)), ("soft", (7, 25))])
+@pytest.mark.parametrize(
+    ("recipe", "steps"),
+    [("plain", (1, 8, 10)), ("full", (6, 7, 13)), ("soft", (7, 25)), ("views", (7,)), ("softmatch", (9,))],
+)
 def test_stopped_and_resumed(
     recipe: str,
     steps: tuple[int, ...],

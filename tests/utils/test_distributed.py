@@ -95,7 +95,11 @@ main()
 
 
 def test_two_processes_run_as_one(tmp_path: Path, child: Callable[..., Any]) -> None:
-    recipe, path = replace(BASE, twin=True), tmp_path / "recipe.toml"  # whose decoder gets no gradient
+    recipe = replace(
+        BASE, strong="grey", lambda_consistency=1.0, pseudo_labels="softmatch", ramp=0.2,
+        twin=True,  # whose decoder gets no gradient
+    )  # fmt: skip
+    path = tmp_path / "recipe.toml"
     path.write_text(to_toml(replace(recipe, out=str(tmp_path / "two"))), encoding="utf-8")
     process = child(LAUNCHER, RECIPE=str(path))
     train_rounds(replace(recipe, out=str(tmp_path / "one")))
@@ -105,6 +109,8 @@ def test_two_processes_run_as_one(tmp_path: Path, child: Callable[..., Any]) -> 
     assert said.count(": 12 steps") == 2, "rank 0 alone speaks"
     for folder in ("seed0", "seed0-twin"):
         assert_close(tmp_path / "one" / folder, tmp_path / "two" / folder, 2e-4)
+    one, two = (torch.load(tmp_path / run / "seed0" / "checkpoint.pt", weights_only=True) for run in ("one", "two"))
+    torch.testing.assert_close(one["task_state"], two["task_state"], atol=2e-4, rtol=2e-4)
 
 
 RANK = """

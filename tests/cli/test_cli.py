@@ -80,6 +80,7 @@ TRAIN_FLAGS = [
     "--out",
     "--pools",
     "--pretrained",
+    "--pseudo-labels",
     "--ramp",
     "--rec-trains",
     "--recipe",

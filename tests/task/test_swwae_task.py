@@ -27,6 +27,18 @@ IMAGES = torch.rand(8, 1, 12, 12, generator=torch.Generator().manual_seed(0))  #
 SUPERVISED = Lambdas(1.0, 0.0, 0.0)
 UNSUPERVISED = Lambdas(0.0, 1.0, (2.0, 0.5))
 SEMI_SUPERVISED = Lambdas(1.0, 3.0, (2.0, 0.5), l1=0.1)
+CONSISTENT = Lambdas(1.0, 0.0, 0.0, consistency=2.0)
+ALL = Lambdas(1.0, 3.0, (2.0, 0.5), consistency=2.0, cross=0.5)
+WEAK = torch.rand(5, 1, 12, 12, generator=torch.Generator().manual_seed(1))
+
+
+def with_teacher(model, lambdas, pseudo_labels="threshold", **options):
+    task = SWWAETask(model, lambdas, TermOptions(confidence=0.1, pseudo_labels=pseudo_labels), **options)
+    task.setup_ema(0.5)
+    with torch.no_grad():
+        for parameter in task.trainable_module_ema.parameters():
+            parameter.mul_(1.5)  # a teacher that differs from the student
+    return task
 
 
 @pytest.fixture
@@ -165,16 +177,22 @@ def test_reconstruction_trains_the_decoder_alone(model):
     assert not torch.allclose(alone["stages.0.convs.0.conv.weight"], both["stages.0.convs.0.conv.weight"])
 
 
-@pytest.mark.parametrize("lambdas", [UNSUPERVISED, SEMI_SUPERVISED], ids=["unsupervised", "semi-supervised"])
-def test_a_compiled_step_is_the_eager_one(model, lambdas):
+@pytest.mark.parametrize(
+    ("lambdas", "pseudo_labels"),
+    [(UNSUPERVISED, ""), (SEMI_SUPERVISED, ""), (ALL, "threshold"), (ALL, "softmatch")],
+    ids=["unsupervised", "semi-supervised", "threshold", "softmatch"],
+)
+def test_a_compiled_step_is_the_eager_one(model, lambdas, pseudo_labels):
     torch._dynamo.reset()
     results = []
     for compiled in (False, True):
         net = copy.deepcopy(model)
-        task = SWWAETask(net, lambdas)
+        task = with_teacher(net, lambdas, pseudo_labels, ramp=0.5) if pseudo_labels else SWWAETask(net, lambdas)
         if compiled:
             assert task.compile(backend="aot_eager") is net
-        out = task(IMAGES, TARGET)
+        for step in range(2):  # the second is weighted by what the first one's teacher said
+            task.set_progress(step / 4)
+            out = task(IMAGES, TARGET, WEAK)
         out["loss"].backward()
         results.append((out, {name: p.grad for name, p in net.named_parameters() if p.grad is not None}))
     torch.testing.assert_close(results[1], results[0])
@@ -189,13 +207,17 @@ def test_compiled_once_for_a_whole_run():
     """No graph break, and one graph for every batch: the streams never hand out a smaller last one."""
     torch.compiler.reset()
     model = timm.create_model("swwae_mnist", notation="(4)3c-2p-(4)3c-2p-10fc")
-    task = SWWAETask(model, Lambdas(1.0, 1.0, 1.0))
+    options = TermOptions(pseudo_labels="softmatch")
+    task = SWWAETask(model, Lambdas(1.0, 1.0, 1.0, consistency=1.0), options, ramp=0.5)
+    task.setup_ema(0.9)
     task.compile(backend="aot_eager")  # fullgraph: a break would be an error
     labeled, unlabeled = IndexStream(7, 3, seed=0), IndexStream(11, 4, seed=1)
     with torch._dynamo.config.patch(error_on_recompile=True):
         while unlabeled.epoch < 3:  # 7 and 11 images don't divide into these batches
             images = torch.rand(len(labeled.next()) + len(unlabeled.next()), 1, 32, 32)
-            task(images, torch.randint(10, (3,)))["loss"].backward()
+            task.set_progress(unlabeled.epoch / 3)
+            task(images, torch.randint(10, (3,)), images[3:])["loss"].backward()
+            task.update_ema()
     assert labeled.epoch > 1
 
 
@@ -216,19 +238,6 @@ def test_without_the_decoders_lambdas_a_step_is_the_plain_convnets():
             work().backward()
         flops.append(counter.get_total_flops())
     assert flops[0] == flops[1] > 0
-
-
-CONSISTENT = Lambdas(1.0, 0.0, 0.0, consistency=2.0)
-WEAK = torch.rand(5, 1, 12, 12, generator=torch.Generator().manual_seed(1))
-
-
-def with_teacher(model, lambdas, pseudo_labels="threshold", **options):
-    task = SWWAETask(model, lambdas, TermOptions(confidence=0.1, pseudo_labels=pseudo_labels), **options)
-    task.setup_ema(0.5)
-    with torch.no_grad():
-        for parameter in task.trainable_module_ema.parameters():
-            parameter.mul_(1.5)  # a teacher that differs from the student
-    return task
 
 
 def test_consistency_in_one_pass(model):

@@ -40,9 +40,10 @@ class TeacherStatistics:
         return scaled / scaled.sum(1, keepdim=True)
 
     def measure(self, teacher_logits: Tensor) -> Tensor:
-        """(B, K) logits -> (K + 3,): their number, and the sums of doubt, squared doubt and probabilities."""
-        doubt = 1 - self.aligned(teacher_logits).amax(1)
-        sums = torch.stack([torch.ones_like(doubt), doubt, doubt.square()], 1).sum(0)
+        """(B, K) logits -> (K + 3,): their number, and sums of the doubt's distance to its mean, its square, and of the
+        probabilities."""
+        away = 1 - self.aligned(teacher_logits).amax(1) - self.doubt  # the doubt's own squares would cancel
+        sums = torch.stack([torch.ones_like(away), away, away.square()], 1).sum(0)
         return torch.cat([sums, teacher_logits.detach().float().softmax(1).sum(0)])
 
     def update(self, measured: Tensor) -> None:
@@ -50,13 +51,13 @@ class TeacherStatistics:
         if dist.is_available() and dist.is_initialized():
             measured = measured.clone()
             dist.all_reduce(measured)
-        count, (doubt, square), classes = measured[0], measured[1:3], measured[3:]
+        count, (away, square), classes = measured[0], measured[1:3], measured[3:]
         self.steps += 1
         rate = (1 / self.steps).clamp(min=1 - DECAY) * (count > 0)
         count = count.clamp(min=1)
         self.classes.lerp_(classes / count, rate)
-        self.doubt.lerp_(doubt / count, rate)
-        self.variance.lerp_((square / count - (doubt / count).square()).clamp(min=0), rate)
+        self.variance.lerp_((square / count - (away / count).square()).clamp(min=0), rate)
+        self.doubt.add_(rate * away / count)
 
     def state_dict(self) -> dict[str, Tensor]:
         return {name: value.clone() for name, value in vars(self).items()}

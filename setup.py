@@ -14,8 +14,8 @@ from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError
 
 KERNELS = Path("swwae_zoo", "kernels")
-UNITS = ["runtime.c", "windows.c", "winograd.c"]
-HEADERS = ["lanes.h", "runtime.h", "typed.h"]
+UNITS = ["narrow.c", "runtime.c", "squares.c", "windows.c", "winograd.c"]
+HEADERS = ["lanes.h", "runtime.h", "typed.h", "vectors.h"]
 # Results don't depend on the flags: no -ffast-math, since infinities and NaNs must come out as torch's.
 FLAGS = [
     "-O3", "-g0", "-std=gnu11", "-fvisibility=hidden", "-fno-trapping-math", "-fno-strict-aliasing", "-Wno-psabi",

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import runpy
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from multiprocessing.process import BaseProcess
@@ -15,8 +16,26 @@ pytest_plugins = ["hub_server.fixtures"]
 # Torch reads it when first imported: small tensors on several busy cores wait longer than they work.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+
+def room_in_memory(size: int = 8 * 2**30) -> bool:
+    """Whether the file system in memory takes what the tests write and run, with as much memory left free."""
+    try:
+        words = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        free = min(int(words["MemAvailable"].split()[0]) * 1024, shutil.disk_usage("/dev/shm").free)
+        runs = not os.statvfs("/dev/shm").f_flag & os.ST_NOEXEC
+    except (OSError, KeyError, ValueError):
+        return False
+    return free >= size and runs and os.access("/dev/shm", os.W_OK)
+
+
+# Tests write some 30,000 small files and wait for the disk each time: where there is plenty of memory they go there.
+if "TMPDIR" not in os.environ and "PYTEST_DEBUG_TEMPROOT" not in os.environ and room_in_memory():
+    os.environ["PYTEST_DEBUG_TEMPROOT"] = "/dev/shm"
+
+# A command that a test interrupted in its own process leaves SIGINT ignored, and children inherit that.
 PREAMBLE = """
-import os, sys
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
 for name, descriptor in ((STDOUT, 1), (LOG, 2)):
     os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644), descriptor)
 import torch

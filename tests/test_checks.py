@@ -1,6 +1,7 @@
 """What the checks rely on: declared dependencies, the oldest versions that are tested, local hooks."""
 
 import ast
+import functools
 import re
 import sys
 from pathlib import Path
@@ -38,18 +39,28 @@ EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 REQUIRED = names(PROJECT["dependencies"])
 
 
+@functools.cache
+def imports(folder: Path) -> list[tuple[Path, ast.Import | ast.ImportFrom]]:
+    """Every import in a folder's files, also inside functions."""
+    return [
+        (path, node)
+        for path in folder.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+    ]
+
+
 def imported(folder: Path) -> dict[str, set[str]]:
-    """Distribution -> files that import it anywhere, also inside functions."""
+    """Distribution -> files that import it anywhere."""
     found: dict[str, set[str]] = {}
-    for path in folder.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            modules: list[str] = []
-            if isinstance(node, ast.Import):
-                modules = [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom) and node.level == 0:
-                modules = [node.module or ""]
-            for module in {name.split(".")[0] for name in modules} - sys.stdlib_module_names - OURS:
-                found.setdefault(DISTRIBUTION_OF.get(module, module), set()).add(str(path.relative_to(ROOT)))
+    for path, node in imports(folder):
+        modules: list[str] = []
+        if isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+        elif node.level == 0:
+            modules = [node.module or ""]
+        for module in {name.split(".")[0] for name in modules} - sys.stdlib_module_names - OURS:
+            found.setdefault(DISTRIBUTION_OF.get(module, module), set()).add(str(path.relative_to(ROOT)))
     return found
 
 
@@ -76,9 +87,8 @@ def test_every_dependency_is_imported() -> None:
 
 
 def test_nothing_imports_the_command_line() -> None:
-    for path in (ROOT / "swwae_zoo").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            assert not (isinstance(node, ast.ImportFrom) and (node.module or "").startswith("swwae_zoo.cli")), path
+    for path, node in imports(ROOT / "swwae_zoo"):
+        assert not (isinstance(node, ast.ImportFrom) and (node.module or "").startswith("swwae_zoo.cli")), path
 
 
 def test_the_oldest_versions_tested_are_the_lower_bounds() -> None:

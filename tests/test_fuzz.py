@@ -79,7 +79,7 @@ def garbled(text: str, rng: random.Random, values: list[str]) -> str:
 def damaged(data: bytes, rng: random.Random) -> bytes:
     """Some bytes changed, a run of them overwritten or taken out, or the end cut off."""
     content = bytearray(data)
-    for _ in range(rng.randint(1, 4)):
+    for _ in range(rng.randint(1, 4) if data else 0):
         at = rng.randrange(len(content))
         kind = rng.randrange(6)
         if kind < 3:

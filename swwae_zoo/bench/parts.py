@@ -24,6 +24,7 @@ WORK_PATTERNS = {
     "convolutions": (
         "conv",
         "Winograd",
+        "_Narrow",
         "bmm",
         "cudnn",
         "cutlass",

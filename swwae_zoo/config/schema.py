@@ -145,6 +145,10 @@ class RunConfig:
     confidence: float = option(
         "Loss", 0.95, "Least probability at which the teacher's class becomes a target.", above=0, maximum=1
     )
+    pseudo_labels: str = option(
+        "Loss", "threshold", "How the teacher's classes become targets: from --confidence on, or weighted.",
+        choices=("threshold", "softmatch"),
+    )  # fmt: skip
     ramp: float = option(
         "Loss", 0.2, "Share of the run over which consistency rises to its weight.", minimum=0, maximum=1
     )
@@ -248,6 +252,11 @@ def validate(config: RunConfig) -> None:
         raise ValueError(f"noise: got {config.noise}, but nothing is reconstructed: give --lambda-rec 1, or --noise 0")
     if config.noise and not config.ema:
         raise ValueError("noise: needs a teacher, which sees the clean image: give --ema 0.99")
+    if config.pseudo_labels == "softmatch" and config.confidence != RunConfig.confidence:
+        raise ValueError(
+            f"confidence: got {config.confidence}, but pseudo_labels = 'softmatch' weights all images: leave it out, "
+            "or give --pseudo-labels threshold"
+        )
     if config.labeled_view == "strong" and config.strong == "none":
         raise ValueError("labeled_view: got 'strong', but strong = 'none': give --strong grey or photo")
 

@@ -40,7 +40,9 @@ def draw_search(path: Path, records: Sequence[Record], space: Sequence[Range]) -
         space: what was searched.
     """
     rows = math.ceil(len(space) / COLUMNS)
-    figure = Figure(figsize=(11, 3.4 + 2.7 * rows), layout="constrained")
+    width, height = 11, 3.5 + 2.7 * rows
+    figure = Figure(figsize=(width, height))
+    figure.subplots_adjust(0.7 / width, 0.5 / height, 1 - 0.3 / width, 1 - 0.4 / height, wspace=0.25, hspace=0.3)
     grid = figure.add_gridspec(1 + rows, COLUMNS, height_ratios=[1.25] + [1] * rows)
     judged = [record for record in records if record.val_error is not None]
     done = [record for record in judged if record.state == "done"]

@@ -295,5 +295,6 @@ def _check(
             raise HubError(f"{where}: config.json says {printable(repr(prefix + name), 100)}, which is none of {known}")
         if not rule.allows(value, local):
             raise HubError(
-                f"{where}: config.json: {prefix}{name} is {printable(repr(value), 80)}, expected {rule.expected}"
+                f"{where}: config.json: {printable(prefix + name, 100)} is {printable(repr(value), 80)}, "
+                f"expected {rule.expected}"
             )

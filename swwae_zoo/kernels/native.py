@@ -1,4 +1,5 @@
 """The CPU kernels of `windows.c` and `winograd.c`, called on tensors. Every function checks its arguments.
+`narrow.py` and `squares.py` call those of the other C files.
 
 The libraries are built when the package is installed and chosen by `library.py`; where there is none, `available` is
 False and the pools and convolutions run in plain torch.
@@ -9,15 +10,28 @@ from __future__ import annotations
 import ctypes
 import functools
 import warnings
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from swwae_zoo.kernels.checks import check_pick, check_pool, check_put
 from swwae_zoo.kernels.library import load
+from swwae_zoo.kernels.reference import is_transformed
 from swwae_zoo.kernels.windows import Window, memory_format, size_of
 
-__all__ = ["available", "collect", "collect_weight", "pick", "pool", "put", "spread", "spread_weight"]
+__all__ = [
+    "available",
+    "collect",
+    "collect_weight",
+    "function",
+    "pick",
+    "pool",
+    "put",
+    "spread",
+    "spread_weight",
+    "trains",
+]
 
 CHANNELS = 16  # the functions of winograd.c take a multiple of so many at once
 _SUFFIXES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16", torch.float16: "float16"}
@@ -37,6 +51,16 @@ def available(dtype: torch.dtype) -> bool:
     """Whether there are kernels for `dtype`."""
     library = _library()
     return library is not None and dtype in _SUFFIXES and hasattr(library, f"pool_{_SUFFIXES[dtype]}")
+
+
+def trains(x: Tensor, dtype: torch.dtype) -> bool:
+    """Whether gradients of x's results are being recorded, eagerly, on a CPU, and there are kernels for ``dtype``.
+
+    Modules of a trained net use kernels then alone: outputs, exports, compiled and traced nets stay torch's to the bit.
+    """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or is_transformed():  # pyright: ignore[reportPrivateImportUsage]
+        return False  # first of all: a compiler can't look into the rest
+    return type(x) is Tensor and x.device.type == "cpu" and torch.is_grad_enabled() and available(dtype)
 
 
 # --- pools --------------------------------------------------------------------------------------------
@@ -131,13 +155,10 @@ def collect_weight(points: Tensor, weight: Tensor) -> bool:
 
 
 def _transform(name: str, tensors: tuple[Tensor | None, ...], shape: torch.Size, first: int, points: Tensor) -> int:
-    library = _library()
-    if library is None:
-        raise ValueError(f"{name}: there are no CPU kernels; use torch's convolution")
     half = points.dtype == torch.bfloat16
     tiles = (ctypes.c_int64 * 7)(*shape[1:], first, points.shape[1], half, torch.get_num_threads())
     pointers = (ctypes.c_void_p(t if t is None else t.data_ptr()) for t in tensors)
-    return getattr(library, name)(*pointers, ctypes.byref(tiles))
+    return function(name)(*pointers, ctypes.byref(tiles))
 
 
 def _check_tiles(image: Tensor, points: Tensor, first: int) -> None:
@@ -176,6 +197,18 @@ def _check(name: str, t: Tensor, shape: tuple[int, ...], dtype: torch.dtype, lai
 
 
 # --- the library --------------------------------------------------------------------------------------
+
+
+def function(name: str) -> Any:
+    """A function of the C files by its name.
+
+    Raises:
+        ValueError: there are no kernels.
+    """
+    library = _library()
+    if library is None:
+        raise ValueError(f"{name}: there are no CPU kernels; use torch's own functions")
+    return getattr(library, name)
 
 
 @functools.cache

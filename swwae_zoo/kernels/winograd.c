@@ -2,15 +2,7 @@
    36.  A tile is 2x2 pixels of the output, seen with its border as 4x4 of the input; `points` (16, tiles, C) holds all tiles
    transformed.  The products between are matrix products, left to torch.  (Lavin and Gray, arXiv:1509.09308.) */
 
-#include <string.h>
-
-#include "runtime.h"
-
-enum { LANES = 16 };
-
-typedef float V __attribute__((vector_size(4 * LANES)));
-typedef uint32_t V_bits __attribute__((vector_size(4 * LANES)));
-typedef uint16_t V_half __attribute__((vector_size(2 * LANES)));
+#include "vectors.h"
 
 typedef struct {
     int64_t C, H, W, first, count; /* the tiles from the first one on */
@@ -24,30 +16,6 @@ typedef struct { /* what one of the functions below is called with */
     const Tiles *tiles;
     int *finite; /* set to 0 where a result is infinite or NaN */
 } Maps;
-
-INLINE V load(const void *from, int64_t at, int half) {
-    V value;
-    if (!half) {
-        memcpy(&value, (const float *)from + at, sizeof value);
-        return value;
-    }
-    V_half bits;
-    memcpy(&bits, (const uint16_t *)from + at, sizeof bits);
-    const V_bits wide = __builtin_convertvector(bits, V_bits) << 16;
-    memcpy(&value, &wide, sizeof value);
-    return value;
-}
-
-INLINE void store(void *to, int64_t at, V value, int half) {
-    if (!half) {
-        memcpy((float *)to + at, &value, sizeof value);
-        return;
-    }
-    const V_bits nan = (V_bits)(value != value), bits = (V_bits)value; /* to the nearest, ties to even */
-    const V_bits rounded = ((bits + 0x7fff + (bits >> 16 & 1)) & ~nan) | ((bits | 0x400000) & nan);
-    const V_half narrow = __builtin_convertvector(rounded >> 16, V_half);
-    memcpy((uint16_t *)to + at, &narrow, sizeof narrow);
-}
 
 /* The three transforms of one line, and their transposes: s and t are the strides of what is read and written. */
 INLINE void see(const V *d, int s, V *o, int t) { /* B^T: 4 -> 4 */

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from swwae_zoo.kernels import native
 from swwae_zoo.kernels.windows import Window
 from swwae_zoo.layers.pool import Pool, register_pool
 from swwae_zoo.layers.pooling import switch_pool2d, switch_unpool2d
@@ -55,7 +57,23 @@ class HardPool(Pool):
         return Window(kernel, kernel if self.stride is None else _pair(self.stride), padding)
 
     def what_only(self) -> nn.Module:
-        return nn.MaxPool2d(self.kernel_size, self.stride, self.padding, ceil_mode=self.ceil_mode)
+        return _MaxPool(self.kernel_size, self.stride, self.padding, ceil_mode=self.ceil_mode)
+
+
+class _MaxPool(nn.MaxPool2d):
+    """`nn.MaxPool2d`, in training on a CPU by this package's kernels: twice as fast, and only the where is kept."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if torch.jit.is_scripting():  # pyright: ignore[reportPrivateImportUsage]
+            return F.max_pool2d(input, self.kernel_size, self.stride, self.padding, ceil_mode=self.ceil_mode)
+        else:
+            return _max_pool(self, input)
+
+
+def _max_pool(pool: _MaxPool, x: Tensor) -> Tensor:
+    if x.dim() == 4 and x.requires_grad and native.trains(x, x.dtype):
+        return switch_pool2d(x, pool.kernel_size, pool.stride, pool.padding, pool.ceil_mode)[0]
+    return F.max_pool2d(x, pool.kernel_size, pool.stride, pool.padding, ceil_mode=pool.ceil_mode)
 
 
 def _pair(value: int | tuple[int, int]) -> tuple[int, int]:

@@ -1,19 +1,21 @@
 """A "same" convolution to very few channels: the decoder's last one, with as many as the image."""
 
+from __future__ import annotations
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import Function
+
+from swwae_zoo.kernels import narrow
+from swwae_zoo.layers.own_convolution import may_run, plain_backward, precision_of
 
 __all__ = ["NarrowConv2d"]
 
 
 class NarrowConv2d(nn.Conv2d):
-    """`nn.Conv2d` with padding k // 2 and stride 1, faster on a CPU for a single output channel.
+    """`nn.Conv2d` with padding k // 2 and stride 1, in training on a CPU by kernels made for one output channel.
 
-    CPU convolutions vectorise over the output channels, so a single one leaves most lanes idle.  There the product with
-    each of the k*k taps is computed first, as a 1x1 convolution to k*k channels, and then summed at the shifted
-    positions: the same sum in another order, in half the time for (64)5c -> 1 in float32.  Three channels gain nothing,
-    and half precision would round every product, so these and other devices use the plain convolution.
+    See `kernels/narrow.py`. In bfloat16, under autocast, the weights stay in float32: the result is rounded once.
 
     Args:
         in_channels, out_channels, kernel_size: as for `nn.Conv2d`; kernel_size is odd.
@@ -29,14 +31,28 @@ class NarrowConv2d(nn.Conv2d):
     @torch.jit.unused  # as all of the decoder
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, out_channels, H, W)."""
-        if (
-            self.out_channels > 1
-            or x.device.type != "cpu"
-            or x.dtype != torch.float32
-            or torch.is_autocast_enabled("cpu")
-        ):
+        precision = precision_of(x)
+        if not (may_run(self, x) and narrow.takes(x.shape, precision, self.weight)):
             return super().forward(x)
-        k = self.kernel_size[0]
-        taps = self.weight.flip(2, 3).permute(0, 2, 3, 1).reshape(k * k, self.in_channels, 1, 1)
-        out = F.fold(F.conv2d(x, taps).flatten(2), x.shape[-2:], k, padding=k // 2)
-        return out if self.bias is None else out + self.bias[:, None, None]
+        return _Narrow.apply(x.to(precision), self.weight, self.bias)  # pyright: ignore[reportReturnType]
+
+
+class _Narrow(Function):
+    @staticmethod
+    def forward(ctx, x, weight, bias):
+        ctx.save_for_backward(x, weight)
+        ctx.has_bias = bias is not None
+        return narrow.convolve(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx, *grad_outputs: Tensor):
+        (grad,), (x, weight) = grad_outputs, ctx.saved_tensors
+        wanted = (ctx.needs_input_grad[0], ctx.needs_input_grad[1], ctx.has_bias and ctx.needs_input_grad[2])
+        if torch.is_grad_enabled():  # derivatives of these derivatives are wanted: torch knows those of its own
+            return plain_backward(grad, x, weight, ctx.has_bias, wanted)
+        grad = grad.contiguous(memory_format=torch.channels_last)
+        return (
+            narrow.input_gradient(grad, weight) if wanted[0] else None,
+            narrow.weight_gradient(x, grad, weight) if wanted[1] else None,
+            grad.sum((0, 2, 3), dtype=torch.float32) if wanted[2] else None,
+        )

@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 
 from swwae_zoo.kernels import native
-from swwae_zoo.kernels.reference import is_transformed
-from swwae_zoo.kernels.windows import channels_last
+from swwae_zoo.layers.own_convolution import may_run, plain_backward, precision_of
 
 __all__ = ["Conv3x3"]
 
@@ -53,32 +52,18 @@ class Conv3x3(nn.Conv2d):
 
 
 def _conv3x3(conv: Conv3x3, x: Tensor) -> Tensor:
-    if type(x) is not Tensor or not _pays(conv, x):
+    if not _pays(conv, x):
         return conv._conv_forward(x, conv.weight, conv.bias)
-    return _Winograd.apply(x.to(_precision(x)), conv.weight, conv.bias)
-
-
-def _precision(x: Tensor) -> torch.dtype:
-    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+    return _Winograd.apply(x.to(precision_of(x)), conv.weight, conv.bias)
 
 
 def _pays(conv: Conv3x3, x: Tensor) -> bool:
-    if torch.compiler.is_compiling() or is_transformed() or not torch.is_grad_enabled():
-        return False
-    if torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
-        return False
-    if conv.bias is not None and conv.bias.dtype != torch.float32:
-        return False
-    if x.device.type != "cpu" or conv.weight.dtype != torch.float32:
-        return False
-    if not (conv.weight.requires_grad or x.requires_grad):
-        return False
-    chs, precision = (conv.in_channels, conv.out_channels), _precision(x)
+    chs, precision = (conv.in_channels, conv.out_channels), precision_of(x)
     return (
-        x.dim() == 4 and channels_last(x) and x.is_contiguous(memory_format=torch.channels_last)
+        may_run(conv, x)
         and precision in MIN_CHANNELS and min(chs) >= MIN_CHANNELS[precision]
         and not any(c % native.CHANNELS for c in chs)
-        and _count(x) >= MIN_TILES and native.available(torch.float32)
+        and _count(x) >= MIN_TILES
     )  # fmt: skip
 
 
@@ -163,7 +148,7 @@ class _Winograd(Function):
         (grad,), (x, weight) = grad_outputs, ctx.saved_tensors
         wanted = (ctx.needs_input_grad[0], ctx.needs_input_grad[1], ctx.has_bias and ctx.needs_input_grad[2])
         if torch.is_grad_enabled():  # derivatives of these derivatives are wanted: torch knows those of its own
-            return _plain_backward(grad, x, weight, ctx.has_bias, wanted)
+            return plain_backward(grad, x, weight, ctx.has_bias, wanted)
         grad = grad.contiguous(memory_format=torch.channels_last)
         grads = (
             _convolve(grad, weight, None, True) if wanted[0] else None,
@@ -171,12 +156,5 @@ class _Winograd(Function):
             grad.sum((0, 2, 3), dtype=torch.float32) if wanted[2] else None,
         )
         if any(wish and slope is None for wish, slope in zip(wanted, grads, strict=True)):
-            return _plain_backward(grad, x, weight, ctx.has_bias, wanted)
+            return plain_backward(grad, x, weight, ctx.has_bias, wanted)
         return grads
-
-
-def _plain_backward(grad, x, weight, has_bias, wanted) -> tuple[Tensor | None, ...]:
-    """The gradients of x, weight and bias by torch's own convolution."""
-    sides = ([weight.shape[0]] if has_bias else None, (1, 1), (1, 1), (1, 1), False, (0, 0), 1)
-    grads = torch.ops.aten.convolution_backward(grad, x, weight.to(x.dtype), *sides, wanted)
-    return grads[0], *(None if slope is None else slope.float() for slope in grads[1:])

@@ -1,6 +1,7 @@
 """The losses: one table of terms, and eq. (1)."""
 
 from swwae_zoo.loss.objective import Lambdas, term_values, total_loss
+from swwae_zoo.loss.pseudo_labels import TeacherStatistics, softmatch, threshold
 from swwae_zoo.loss.terms import (
     TERMS,
     Step,
@@ -18,6 +19,7 @@ __all__ = [
     "TERMS",
     "Lambdas",
     "Step",
+    "TeacherStatistics",
     "Term",
     "TermOptions",
     "consistency_loss",
@@ -26,6 +28,8 @@ __all__ = [
     "nll_loss",
     "reconstruction_loss",
     "register_term",
+    "softmatch",
     "term_values",
+    "threshold",
     "total_loss",
 ]

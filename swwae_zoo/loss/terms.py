@@ -16,6 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 
+from swwae_zoo.kernels import squares
+from swwae_zoo.loss.pseudo_labels import TeacherStatistics, softmatch, threshold
+
 __all__ = [
     "TERMS",
     "Step",
@@ -42,12 +45,14 @@ class TermOptions(NamedTuple):
     decoder_only: what and where reach the decoder without gradient, so that reconstruction trains the decoder alone.
     noise: standard deviation of Gaussian noise that is added to the images before the encoder, in units of the
         normalised image; L2rec and L2M then compare with the clean image and the clean whats. 0 adds none.
+    pseudo_labels: how the teacher's classes become targets, "threshold" or "softmatch"; see `pseudo_labels.py`.
     """
 
     detach_targets: bool = False
     confidence: float = 0.95
     decoder_only: bool = False
     noise: float = 0.0
+    pseudo_labels: str = "threshold"
 
 
 class Step(NamedTuple):
@@ -66,6 +71,7 @@ class Step(NamedTuple):
     cross: decoding of the strong views' top what through the teacher's wheres of the weak views, see
         `SWWAE.with_where`.
     options: see `TermOptions`.
+    statistics: moving means of the teacher's predictions, of the steps before; for pseudo_labels "softmatch".
     """
 
     logits: Tensor
@@ -78,6 +84,7 @@ class Step(NamedTuple):
     weak: Tensor | None = None
     cross: Any = None
     options: TermOptions = TermOptions()
+    statistics: TeacherStatistics | None = None
 
 
 class Term(NamedTuple):
@@ -132,6 +139,8 @@ class _MeanSquare(Function):
 
     @staticmethod
     def forward(a: Tensor, b: Tensor) -> Tensor:
+        if squares.takes(a, b):
+            return squares.mean_square(a, b)
         return (a.float() - b.float()).square().mean()
 
     @staticmethod
@@ -140,12 +149,11 @@ class _MeanSquare(Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        a, b = ctx.saved_tensors
+        (a, b), wanted = ctx.saved_tensors, ctx.needs_input_grad
+        if not torch.is_grad_enabled() and squares.takes(a, b):
+            return squares.slopes(a, b, float(grad) * 2 / a.numel(), wanted)
         slope = (a.float() - b.float()) * (grad * (2 / a.numel()))
-        return (
-            slope.to(a.dtype) if ctx.needs_input_grad[0] else None,
-            slope.neg().to(b.dtype) if ctx.needs_input_grad[1] else None,
-        )
+        return slope.to(a.dtype) if wanted[0] else None, slope.neg().to(b.dtype) if wanted[1] else None
 
 
 def nll_loss(logits: Tensor, target: Tensor) -> Tensor:
@@ -184,22 +192,28 @@ def l1_penalty(whats: Sequence[Tensor]) -> Tensor:
     return torch.stack([what.float().abs().mean() for what in whats]).sum()
 
 
-def consistency_loss(strong_logits: Tensor, teacher_logits: Tensor, confidence: float) -> Tensor:
-    """FixMatch's unlabelled loss (arXiv:2001.07685, eq. 4): cross-entropy of the strong view to the teacher's class.
+def consistency_loss(strong_logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """Cross-entropy of the strong views to the teacher's classes, weighted; the mean is over all images.
 
-    Where the teacher's largest probability on the weak view is below ``confidence``, the image counts 0; the mean is
-    over all images. Exactly 0 for a batch with none.
+    Exactly 0 for a batch with none.
 
     Args:
         strong_logits: (B, num_classes), of the strong views.
-        teacher_logits: (B, num_classes), of the weak views of the same images; used without gradient.
-        confidence: above 0, at most 1.
+        target: (B,) int64, pseudo-labels.
+        weight: (B,), how much each counts; see `pseudo_labels.py`.
     """
     if strong_logits.shape[0] == 0:
         return strong_logits.sum() * 0.0
-    largest, target = teacher_logits.detach().float().softmax(1).max(1)
-    losses = F.cross_entropy(strong_logits.float(), target, reduction="none")
-    return (losses * (largest >= confidence)).mean()
+    return (F.cross_entropy(strong_logits.float(), target, reduction="none") * weight).mean()
+
+
+def _consistency(step: Step) -> Tensor:
+    assert step.strong_logits is not None and step.teacher_logits is not None
+    if step.statistics is None:
+        pseudo_labels = threshold(step.teacher_logits, step.options.confidence)
+    else:
+        pseudo_labels = softmatch(step.teacher_logits, step.statistics)
+    return consistency_loss(step.strong_logits, *pseudo_labels)
 
 
 def _cross(step: Step) -> Tensor:
@@ -230,14 +244,7 @@ register_term(
 )
 register_term(Term("l1", "L1", "all", lambda step: l1_penalty(step.encoding.whats), frozenset({"encoding"})))
 register_term(
-    Term(
-        "consistency",
-        "consistency",
-        "unlabeled",
-        lambda step: consistency_loss(step.strong_logits, step.teacher_logits, step.options.confidence),  # type: ignore[arg-type]
-        frozenset({"strong view", "teacher"}),
-        "ramp",
-    )
+    Term("consistency", "consistency", "unlabeled", _consistency, frozenset({"strong view", "teacher"}), "ramp")
 )
 register_term(
     Term(

@@ -9,7 +9,7 @@ from timm.task import TrainingTask
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from swwae_zoo.loss import Lambdas, Step, TermOptions, term_values, total_loss
+from swwae_zoo.loss import Lambdas, Step, TeacherStatistics, TermOptions, term_values, total_loss
 from swwae_zoo.models import SWWAE
 
 __all__ = ["SWWAETask"]
@@ -36,9 +36,11 @@ class SWWAETask(TrainingTask):
         options: what terms can be told besides, see `TermOptions`.
         ramp: share of a run, 0 to 1, over which the weights of terms of that schedule rise linearly from 0.
         fade: share of a run, 0 to 1, at its end, over which the weights of terms of that schedule fall linearly to 0.
+        class_shares: (num_classes,) of the labelled images, summing to 1, for pseudo-labels of the kind "softmatch";
+            equal by default.
 
     Raises:
-        ValueError: lambdas.middle does not fit the model's number of middles.
+        ValueError: lambdas.middle does not fit the model's number of middles, or class_shares its number of classes.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class SWWAETask(TrainingTask):
         options: TermOptions = TermOptions(),  # noqa: B008  immutable
         ramp: float = 0.0,
         fade: float = 0.0,
+        class_shares: Tensor | None = None,
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
     ):
@@ -60,6 +63,12 @@ class SWWAETask(TrainingTask):
                        if spans.get(term.schedule, 0.0) > 0}  # fmt: skip
         # Tensors that are written to in place: a compiled step reads them without being compiled again.
         self._factors = {name: torch.ones((), device=self.device) for name in self._spans}
+        self.statistics: TeacherStatistics | None = None
+        if options.pseudo_labels == "softmatch" and "teacher" in lambdas.needs:
+            shares = torch.ones(model.num_classes) / model.num_classes if class_shares is None else class_shares
+            if shares.shape != (model.num_classes,):
+                raise ValueError(f"class_shares: got shape {tuple(shares.shape)}, expected ({model.num_classes},)")
+            self.statistics = TeacherStatistics(shares.to(self.device))
         self._losses = self._eager_losses
 
     @property
@@ -97,7 +106,25 @@ class SWWAETask(TrainingTask):
         """
         if not self.uses_unlabeled:
             input = input[: target.shape[0]]
-        return self._losses(input, target, weak)
+        parts = self._losses(input, target, weak)
+        if self.statistics is not None:
+            self.statistics.update(parts.pop("teacher"))
+        return parts
+
+    def get_task_state(self, module: nn.Module | None = None, ema: bool = False) -> dict[str, Any]:
+        """What a resumed run needs besides the nets: the teacher's statistics, where there are any."""
+        return {} if self.statistics is None or ema else self.statistics.state_dict()
+
+    def load_task_state(
+        self, state: dict[str, Any] | None, strict: bool = True, module: nn.Module | None = None, ema: bool = False
+    ) -> None:
+        """Takes in what `get_task_state` gave.
+
+        Raises:
+            KeyError, RuntimeError: it is of another task.
+        """
+        if self.statistics is not None and not ema:
+            self.statistics.load_state_dict(state or {})
 
     def _eager_losses(self, input: Tensor, target: Tensor, weak: Tensor | None) -> dict[str, Tensor]:
         step = self._run(input, target, weak)
@@ -107,6 +134,7 @@ class SWWAETask(TrainingTask):
             "loss": total_loss(self.lambdas, values, self._factors),
             "output": step.logits.detach(),
             **{name: value.detach() for name, value in sums.items()},
+            **({} if self.statistics is None else {"teacher": self.statistics.measure(step.teacher_logits)}),  # type: ignore[arg-type]
         }
 
     def _run(self, input: Tensor, target: Tensor, weak: Tensor | None) -> Step:
@@ -135,7 +163,10 @@ class SWWAETask(TrainingTask):
             teacher_logits, where = self._teach(weak, "teacher encoding" in needs)
             if "cross decoding" in needs:
                 cross = model.forward_decoder(model.with_where(_images(seen_by_decoder, slice(labeled, None)), where))
-        return Step(logits, target, input, encoding, decoding, strong_logits, teacher_logits, weak, cross, self.options)
+        return Step(
+            logits, target, input, encoding, decoding, strong_logits, teacher_logits, weak, cross, self.options,
+            self.statistics,
+        )  # fmt: skip
 
     @torch.no_grad()
     def _teach(self, weak: Tensor, encode: bool) -> tuple[Tensor, Any]:

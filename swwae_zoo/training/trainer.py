@@ -140,14 +140,24 @@ class Trainer:
         }
         # Without a classification loss it is reconstruction that the encoder learns from, to the end.
         fade, decoder_only = (config.fade, config.rec_trains == "decoder") if self.lambdas.classifies else (0.0, False)
-        options = TermOptions(config.detach_targets, config.confidence, decoder_only, config.noise)
-        self.task = SWWAETask(self.model, Lambdas(**own), options, config.ramp, fade, device=self.device)
+        options = TermOptions(
+            config.detach_targets, config.confidence, decoder_only, config.noise, config.pseudo_labels
+        )
+        self.task = SWWAETask(
+            self.model, Lambdas(**own), options, config.ramp, fade, self._class_shares(), device=self.device
+        )
         if config.ema:
             self.task.setup_ema(config.ema, use_warmup=True)
             self.task.trainable_module_ema.requires_grad_(False)
         if config.compile:
             self.task.compile(mode=config.compile_mode)
         self.losses = self.world.wrap(self.task, self.device)
+
+    def _class_shares(self) -> Tensor:
+        """Share of each class among the labelled images, each taken as having one image more."""
+        assert self.labeled.labels is not None
+        counts = self.labeled.labels.cpu().bincount(minlength=self.model.num_classes) + 1
+        return counts / counts.sum()
 
     def _set_data(self, splits: Splits) -> None:
         config, labeled = self.config, splits.labeled
@@ -385,7 +395,7 @@ class Trainer:
                 "it, or start over with --force"
             )
         try:
-            task.load_checkpoint_state(state["state_dict"])
+            task.load_checkpoint_state(state["state_dict"], state.get("task_state"))
             if task.has_ema():
                 task.load_checkpoint_state(state["state_dict_ema"], ema=True)
             self.optimizer.load_state_dict(state["optimizer"])

@@ -7,9 +7,6 @@ import pty
 import re
 import shlex
 import shutil
-import subprocess
-import sys
-import sysconfig
 from pathlib import Path
 from typing import Any
 
@@ -89,33 +86,32 @@ def test_bad_images_are_refused_or_left_out(pictures: Path, tmp_path: Path) -> N
     )
 
 
-def test_a_table_on_a_terminal(pictures: Path, tmp_path: Path) -> None:
+def test_a_table_on_a_terminal(pictures: Path, tmp_path: Path, child: Any) -> None:
     folder = tmp_path / ("a long name of a folder " * 4) / "größe 数字"
     shutil.copytree(pictures, folder)
-    shown = in_terminal("predict", str(folder), "--model", TAG)
+    shown = in_terminal(child, "predict", str(folder), "--model", TAG)
     head, *rows = [line for line in shown.splitlines() if line.startswith(("file", "…"))]
     assert len(rows) == 5 and head.count("class") == 3
     assert all(len(row) <= 80 and row.rstrip().endswith(" %") and ".png  " in row for row in rows)
 
 
-def in_terminal(*args: str) -> str:
-    """What the command shows on a terminal of 80 columns."""
+ON_TERMINAL = """
+os.environ["COLUMNS"], sys.argv = "80", ["swwae", *ARGS]
+sys.stdout = open(os.open(TERMINAL, os.O_WRONLY | os.O_NOCTTY), "w", encoding="utf-8")
+from swwae_zoo.cli.main import app
+app()
+"""
+
+
+def in_terminal(child: Any, *args: str) -> str:
+    """What the command shows on a terminal of 80 columns; it must fit into the terminal's buffer of 4 KiB."""
     ours, theirs = pty.openpty()
-    script = Path(sysconfig.get_path("scripts")) / "swwae"
-    env = os.environ | {"COLUMNS": "80", "PYTHONIOENCODING": "utf-8"}
-    process = subprocess.Popen([sys.executable, script, *args], stdout=theirs, stderr=subprocess.DEVNULL, env=env)
+    process = child(ON_TERMINAL, ARGS=args, TERMINAL=os.ttyname(theirs))
+    process.join(300)
+    shown = os.read(ours, 65536)
     os.close(theirs)
-    shown = b""
-    while True:
-        try:
-            part = os.read(ours, 65536)
-        except OSError:  # Linux says so at the end
-            part = b""
-        if not part:
-            break
-        shown += part
     os.close(ours)
-    assert process.wait(timeout=60) == 0, shown
+    assert process.exitcode == 0, shown
     return shown.decode()
 
 

@@ -396,6 +396,11 @@ def test_keys_of_another_length_give_way():
         ({"ema": 0.0}, "lambda_consistency: needs a teacher, the moving average of the weights: give --ema 0.99"),
         ({"confidence": 0.0}, "confidence: got 0.0, expected a number above 0 and at most 1"),
         ({"confidence": 1.5}, "confidence: got 1.5, expected a number above 0 and at most 1"),
+        (
+            {"confidence": 0.8, "pseudo_labels": "softmatch"},
+            "confidence: got 0.8, but pseudo_labels = 'softmatch' weights all images: leave it out, or give "
+            "--pseudo-labels threshold",
+        ),
         ({"noise": 0.3, "lambda_rec": 0, "lambda_middle": [0, 0]}, "noise: got 0.3, but nothing is reconstructed"),
         ({"noise": 0.3, "ema": 0.0, "lambda_consistency": 0}, "noise: needs a teacher, which sees the clean image"),
         ({"lambda_other": {"mine": -1}}, "lambda_other: got mine = -1, expected a number at least 0"),

@@ -123,9 +123,9 @@ def test_a_sparse_file_of_the_full_size(tmp_path):
             file.write(bytes([value]) * 3072)
     if path.stat().st_blocks * 512 > 10**8:
         pytest.skip("this file system has no sparse files")
-    start = time.perf_counter()
+    start = time.process_time()  # which other work on the machine does not lengthen
     store = load_images(f"tinyimages:{path}", "unlabeled")
-    assert time.perf_counter() - start < 1 and store.count == TINY and path.stat().st_size == 243_615_796_224
+    assert time.process_time() - start < 1 and store.count == TINY and path.stat().st_size == 243_615_796_224
     images = store.read(torch.tensor(list(marks)))
     assert images.flatten(1).min(1).values.tolist() == images.flatten(1).max(1).values.tolist() == list(marks.values())
 

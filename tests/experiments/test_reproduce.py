@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision.datasets as tv
+from held import HELD
 from PIL import Image
 from published_formats import labels_of, pixels, write_cifar, write_mnist, write_stl10, write_svhn
 from typer.testing import CliRunner
@@ -141,11 +142,11 @@ app()
 def test_ctrl_c_and_the_same_command_again(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, child: Callable[..., Any], trained: Counter
 ) -> None:
-    longer = replace(BASE, steps=120, save_every=10, rounds=1)
-    table5(monkeypatch, tmp_path, longer)
+    table5(monkeypatch, tmp_path, replace(BASE, steps=20, save_every=10, rounds=1))
     out, whole = tmp_path / "out", tmp_path / "whole"
-    process = child(INTERRUPTED, RECIPE=str(tmp_path / "small.toml"), OUT=str(out))
-    end = time.monotonic() + 60
+    names = {"RECIPE": str(tmp_path / "small.toml"), "OUT": str(out), "HELD_AT": 12, "UNTIL": ""}
+    process = child(HELD + INTERRUPTED, **names)
+    end = time.monotonic() + 240
     while not (out / "runs" / "small" / "seed0" / "checkpoint.pt").exists():
         assert time.monotonic() < end and process.is_alive(), (tmp_path / "stderr").read_text()
         time.sleep(0.01)

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ from typing import Any
 import optuna
 import pytest
 from flips import refused
+from held import HELD
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -157,8 +159,6 @@ def test_hours_put_a_trial_aside(tmp_path: Path, searched: tuple[Path, TuneResul
 
 COMMAND = """
 from swwae_zoo.cli.main import app
-from swwae_zoo.experiments import tune
-tune.HEARTBEAT, tune.GRACE = BEATS
 sys.argv = ["swwae", "tune", "--recipe", RECIPE, "--trials", TRIALS, *SEARCH, "--out", OUT, *MORE]
 app()
 """
@@ -171,17 +171,18 @@ def started(
     trials: int,
     out: Path,
     *more: str,
-    beats: tuple[int, int] = (1, 1),
+    held_at: int = -1,
+    until: str = "",
 ) -> Any:
     path = folder / "recipe.toml"
     path.write_text(to_toml(recipe))
     search = [part for text in SEARCH for part in ("--search", text)]
     names = {"RECIPE": str(path), "TRIALS": str(trials), "SEARCH": search, "OUT": str(out), "MORE": list(more)}
-    return child(COMMAND, BEATS=beats, **names)
+    return child(HELD + COMMAND, HELD_AT=held_at, UNTIL=until, **names)
 
 
 def wait_for(file: Path, process: Any, log: Path) -> None:
-    end = time.monotonic() + 120
+    end = time.monotonic() + 240
     while not file.exists():
         assert time.monotonic() < end and process.is_alive(), log.read_text()
         time.sleep(0.01)
@@ -191,8 +192,8 @@ def wait_for(file: Path, process: Any, log: Path) -> None:
 def test_stopped_or_killed_in_a_trial_and_the_same_command_again(
     number: signal.Signals, tmp_path: Path, child: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe, out, log = replace(BASE, steps=120, save_every=10), tmp_path / "out", tmp_path / "stderr"
-    process = started(child, tmp_path, recipe, 2, out)
+    recipe, out, log = replace(BASE, save_every=10), tmp_path / "out", tmp_path / "stderr"
+    process = started(child, tmp_path, recipe, 2, out, held_at=12)
     wait_for(out / "trials" / "0000" / "checkpoint.pt", process, log)
     os.kill(process.pid, number)
     process.join(120)
@@ -202,7 +203,9 @@ def test_stopped_or_killed_in_a_trial_and_the_same_command_again(
             f"stopped; the study is kept: the same command goes on with it ({out})"
         )
     else:
-        time.sleep(3)  # longer than its heartbeat may be silent
+        with sqlite3.connect(out / "study.db") as study:  # an hour goes by
+            study.execute("UPDATE trial_heartbeats SET heartbeat = datetime(heartbeat, '-1 hour')")
+        study.close()
     process = started(child, tmp_path, recipe, 2, out)
     process.join(240)
     assert process.exitcode == 0, log.read_text()
@@ -219,12 +222,10 @@ def test_processes_share_a_study(tmp_path: Path, child: Callable[..., Any]) -> N
     both = []
     for name in "ab":
         more = ("--storage", url, "--study", "x y")
-        beats = (module.HEARTBEAT, module.GRACE)  # nobody is killed here, and a busy machine is no reason to think so
-        both.append(started(child, tmp_path / name, BASE, 6, tmp_path / name / "out", *more, beats=beats))
-        for _ in range(600):  # the first trial is in hand: SQLite may give one that waits to both
-            if any((tmp_path / "a" / "out").glob("trials/*")) or both[0].exitcode is not None:
-                break
-            time.sleep(0.1)
+        until = {"held_at": 1, "until": f"{tmp_path}/b/out/trials/*"} if name == "a" else {}  # both have some to do
+        both.append(started(child, tmp_path / name, BASE, 6, tmp_path / name / "out", *more, **until))
+        # The first trial is in hand before the other begins: SQLite may give one that waits to both.
+        wait_for(tmp_path / name / "out" / "trials", both[-1], tmp_path / "stderr")
     for process in both:
         process.join(240)
         assert process.exitcode == 0, (tmp_path / "stderr").read_text()

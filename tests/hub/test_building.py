@@ -153,6 +153,7 @@ def config_of(args: dict[str, Any], local: bool = False) -> Any:
         ({"device": "cuda"}, "'model_args.device', which is none of"),
         ({"no such": 1}, "'model_args.no such', which is none of"),
         ({"nosuch": 1}, "no model can be built from config.json"),
+        ({"a" * 5000: {"a": {}}}, "aaa is {'a': {}}, expected"),
     ],
 )
 def test_arguments_of_a_backbone_from_the_hub_are_bounded(args: dict[str, Any], told: str) -> None:

@@ -7,15 +7,31 @@ import pytest
 from hub_server.client import Client, digest
 from hub_server.fixtures import TOKEN, OnePath, make_run
 
+# Whichever is the faster one waits for the other: a push every four to eight loads. Each has a file of a byte a turn.
+TURNS = """
+import os, threading
+def turns(file):
+    return os.path.getsize(file)
+def turn(file):
+    with open(file, "ab") as log:
+        log.write(b".")
+def wait(done):
+    for _ in range(20_000):
+        if done() or os.path.exists(STOP):
+            return
+        threading.Event().wait(0.005)
+    raise AssertionError("the other one is gone")
+"""
 PUSH = f"""
-import os, threading, swwae_zoo
+import swwae_zoo
 os.environ["HF_TOKEN"] = {TOKEN!r}
 runs, answer = RUNS, 0
 while not os.path.exists(STOP):
     pushed = swwae_zoo.push(runs[answer % 2], "zoo/swwae_svhn.moving")
     assert pushed.status == "pushed", pushed
-    answer += 1
-    threading.Event().wait(0.05)  # leave the reader some of the processor
+    answer, before = answer + 1, turns(LOADS)
+    turn(PUSHES)
+    wait(lambda: turns(LOADS) >= before + 4)
 """
 READ = """
 import hashlib, timm, swwae_zoo
@@ -30,6 +46,7 @@ def load(name, tries=3):
         return load(name, tries - 1)
 found, torn = [], []
 for i in range(ROUNDS):
+    wait(lambda: turns(PUSHES) > i // 8)
     name = ("hf-hub:zoo/swwae_svhn.moving", "swwae_svhn.moving", None)[i % 3]
     if name is None:
         name = f"local-dir:{pull('zoo/swwae_svhn.moving').folder}"
@@ -37,6 +54,7 @@ for i in range(ROUNDS):
     sha256 = hashlib.sha256()
     for key, tensor in sorted(model.state_dict().items()):
         sha256.update(key.encode() + tensor.contiguous().numpy().tobytes())
+    turn(LOADS)
     found.append([model.decoder.stages[0].pool.name, model.pretrained_cfg.get("notes"), sha256.hexdigest()])
 answer = [found, torn]
 """
@@ -58,12 +76,16 @@ def test_a_reader_never_gets_a_mixture(path: OnePath, reader: Client, tmp_path: 
     assert [p.shape for p in soft.parameters()] == [p.shape for p in hard.parameters()]
     allowed = {("soft", "contrast=image", digest(soft)), ("hard", None, digest(hard))}
     path.push(tmp_path / "hard", "zoo/swwae_svhn.moving")
-    runs, stop = [str(tmp_path / "soft"), str(tmp_path / "hard")], tmp_path / "stop"
-    path.client.send(do="run", code=PUSH.replace("RUNS", repr(runs)).replace("STOP", repr(str(stop))), token=TOKEN)
+    names: dict[str, object] = {name: str(tmp_path / name) for name in ("STOP", "LOADS", "PUSHES")}
+    names |= {"RUNS": [str(tmp_path / "soft"), str(tmp_path / "hard")], "ROUNDS": rounds}
+    head = "".join(f"{name} = {value!r}\n" for name, value in names.items()) + TURNS
+    for name in ("LOADS", "PUSHES"):
+        (tmp_path / name).touch()
+    path.client.send(do="run", code=head + PUSH, token=TOKEN)
     try:
-        seen, torn = reader.tell(do="run", code=READ.replace("ROUNDS", str(rounds)), token=TOKEN)
+        seen, torn = reader.tell(do="run", code=head + READ, token=TOKEN)
     finally:
-        stop.touch()
+        (tmp_path / "STOP").touch()
         pushes = path.client.answer()
     found = [(pool, notes[0] if notes else None, weights) for pool, notes, weights in seen]
     assert len(found) == rounds and set(found) == allowed

@@ -201,8 +201,9 @@ def serve(connection: socket.socket) -> None:
 
 
 def main(address: str) -> None:
+    import matplotlib.figure  # noqa: F401
     import numpy  # noqa: F401
-    import torchvision  # noqa: F401  and torch; neither imports huggingface_hub
+    import torchvision  # noqa: F401  and torch; none of them imports huggingface_hub
 
     assert not [name for name in sys.modules if name.startswith(("huggingface_hub", "timm", "swwae_zoo"))]
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)

@@ -1,4 +1,7 @@
-"""What the Hub's tests share: a server and a client on each upload path, and small runs to push."""
+"""What the Hub's tests share: a server and a client on each upload path, and small runs to push.
+
+What loads torch is imported in functions: the process that only hands out the tests loads this too, before any other.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +10,15 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-import timm
-import torch
 
-import swwae_zoo  # noqa: F401  registers the models
 from hub_server import HubServer
 from hub_server.client import Client
-from swwae_zoo.config import RunConfig
-from swwae_zoo.models._data_config import describe_training_data
-from swwae_zoo.training.run_directory import RunDirectory
+
+if TYPE_CHECKING:
+    import torch
 
 TOKEN = "hf_goodtoken"
 TINY = {"notation": "(4)3c-2p-(4)3c-2p-10fc"}
@@ -81,6 +81,13 @@ def make_run(
     **config: Any,
 ) -> torch.nn.Module:
     """A finished run with fresh random weights, no two alike: the model itself is returned."""
+    import timm
+    import torch
+
+    from swwae_zoo.config import RunConfig
+    from swwae_zoo.models._data_config import describe_training_data
+    from swwae_zoo.training.run_directory import RunDirectory
+
     args = TINY if args is None else args
     made = RunConfig(model=model, **{"steps": 1, "data": "digits", "num_labels": 50, "model_args": args, **config})
     torch.manual_seed(1000 + next(_seeds))

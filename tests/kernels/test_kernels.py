@@ -178,8 +178,6 @@ def run_python(code, **environment):
 
 
 COUNT_THREADS = """
-import os, sys; sys.argv = ["swwae"]
-import torch
 from swwae_zoo.layers.pooling import switch_pool2d
 torch.set_num_threads(2)
 x, counts = torch.empty(8, 64, 64, 64), []
@@ -193,9 +191,12 @@ print(*counts)
 @needs_kernels
 @pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="counts threads in /proc")
 @pytest.mark.skipif("OpenMP" not in torch.__config__.parallel_info(), reason="torch has other threads")
-def test_threads_are_torchs():
+def test_threads_are_torchs(child, tmp_path):
     """Without torch's OpenMP runtime the kernels would use one thread; with one of their own, twice as many."""
-    before, with_pool, with_torch = map(int, run_python(COUNT_THREADS).split())
+    process = child(COUNT_THREADS)
+    process.join()
+    assert process.exitcode == 0, (tmp_path / "stderr").read_text()
+    before, with_pool, with_torch = map(int, (tmp_path / "stdout").read_text().split())
     assert with_pool > before and with_torch == with_pool
 
 

@@ -8,6 +8,7 @@ from torch import nn
 
 from swwae_zoo.analysis.summary import describe
 from swwae_zoo.layers import Pool, create_pool, pool_names, register_pool, unpool_names
+from swwae_zoo.layers.hard_pool import HardPool
 from swwae_zoo.layers.pooling import soft_pool2d, soft_unpool2d, switch_pool2d, switch_unpool2d, upsample_unpool2d
 from swwae_zoo.loss.objective import Lambdas
 from swwae_zoo.models._registry import build_meta
@@ -122,6 +123,21 @@ def test_an_unpooling_of_a_strangers():
 def test_names_that_are_refused(name, message):
     with pytest.raises(ValueError, match=message):
         register_pool(name)(type("Other", (Pool,), {}))
+
+
+@pytest.mark.parametrize("window", [(2, None, 0, False), (3, 2, 1, False), (3, 3, 0, True), ((1, 2), 2, 0, False)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_only_in_training_is_torchs_max_pool_and_gradient(window, dtype):
+    kernel_size, stride, padding, ceil_mode = window
+    torch.manual_seed(0)
+    x = torch.randint(4, (2, 3, 8, 9)).to(dtype).contiguous(memory_format=torch.channels_last)  # with ties
+    results = []
+    for pool in (HardPool(*window).what_only(), nn.MaxPool2d(kernel_size, stride, padding, ceil_mode=ceil_mode)):
+        seen = x.clone().requires_grad_()
+        y = pool(seen)
+        results.append((y, *torch.autograd.grad(y, seen, torch.arange(y.numel()).reshape(y.shape).to(dtype))))
+    for mine, right in zip(*results, strict=True):
+        assert torch.equal(mine, right)
 
 
 def test_what_only_is_a_module_that_torchscript_takes():

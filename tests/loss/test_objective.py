@@ -15,6 +15,7 @@ from swwae_zoo.loss import (
     nll_loss,
     reconstruction_loss,
     register_term,
+    threshold,
     total_loss,
 )
 
@@ -154,11 +155,11 @@ def test_consistency_by_hand():
     """Images 0 and 2 pass the threshold, image 1 does not and counts 0 in the mean over all three."""
     teacher = torch.tensor([[0.97, 0.02, 0.01], [0.6, 0.3, 0.1], [0.02, 0.03, 0.95]]).log()
     strong = torch.tensor([[0.5, 0.25, 0.25], [0.1, 0.8, 0.1], [0.2, 0.2, 0.6]]).log().requires_grad_()
-    loss = consistency_loss(strong, teacher.requires_grad_(), 0.949)
+    loss = consistency_loss(strong, *threshold(teacher.requires_grad_(), 0.949))
     assert loss.item() == pytest.approx(-(math.log(0.5) + math.log(0.6)) / 3)
     loss.backward()
     assert teacher.grad is None and not strong.grad[1].any() and strong.grad[0].any()
-    assert consistency_loss(strong[:0], teacher[:0], 0.9).item() == 0
+    assert consistency_loss(strong[:0], *threshold(teacher[:0], 0.9)).item() == 0
 
 
 def test_a_weight_for_no_term():

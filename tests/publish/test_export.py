@@ -2,8 +2,6 @@
 
 import copy
 import json
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from hub_server.client import Client
 from hub_server.fixtures import make_run
 from typer.testing import CliRunner
 
@@ -19,35 +18,34 @@ import swwae_zoo
 from swwae_zoo.cli.main import app
 from swwae_zoo.models._data_config import describe_training_data
 from swwae_zoo.models._registry import model_names
+from swwae_zoo.publish import export as module
 from swwae_zoo.publish.export import export, export_model
 
 onnxruntime = pytest.importorskip("onnxruntime")
 NAMES = ("cat", "dog", "äöü <b>", "fox")
-# A program that knows torch alone, and one that knows timm too: a line of paths in, a line of JSON out.
+# In a process that has loaded torch and torchvision, of which the file uses torch alone; and in one that has timm too.
 PT2 = """
 import sys, json, torch
-for line in sys.stdin:
-    file, images, result = json.loads(line)
-    extra = {"metadata.json": ""}
-    program = torch.export.load(file, extra_files=extra).module()
-    with torch.no_grad():
-        torch.save([program(batch) for batch in torch.load(images)], result)
-    assert not any(name.startswith(("swwae_zoo", "timm")) for name in sys.modules), "the file needs more than torch"
-    print(json.dumps(json.loads(extra["metadata.json"])), flush=True)
+extra = {"metadata.json": ""}
+file, images, result = paths
+program = torch.export.load(file, extra_files=extra).module()
+with torch.no_grad():
+    torch.save([program(batch) for batch in torch.load(images)], result)
+assert not any("torchvision" in str(node.target) for node in program.graph.nodes), "the file needs more than torch"
+assert not any(name.startswith(("swwae_zoo", "timm")) for name in sys.modules), "the file needs more than torch"
+answer = json.loads(extra["metadata.json"])
 """
 TIMM = """
-import sys, json, timm, torch
+import sys, timm, torch
 from timm.data import create_transform, resolve_model_data_config
-for line in sys.stdin:
-    folder, images, result = json.loads(line)
-    model = timm.create_model("local-dir:" + folder, pretrained=True).eval()
-    create_transform(**resolve_model_data_config(model), is_training=False)
-    with torch.no_grad():
-        torch.save(model(torch.load(images)), result)
-    assert not any(name.startswith("swwae_zoo") for name in sys.modules), "it needs swwae_zoo"
-    cfg = model.pretrained_cfg
-    told = [cfg["label_names"], cfg["mean"], cfg["std"], cfg["input_size"], cfg["crop_pct"]]
-    print(json.dumps(told), flush=True)
+folder, images, result = paths
+model = timm.create_model("local-dir:" + folder, pretrained=True).eval()
+create_transform(**resolve_model_data_config(model), is_training=False)
+with torch.no_grad():
+    torch.save(model(torch.load(images)), result)
+assert not any(name.startswith("swwae_zoo") for name in sys.modules), "it needs swwae_zoo"
+cfg = model.pretrained_cfg
+answer = [cfg["label_names"], cfg["mean"], cfg["std"], cfg["input_size"], cfg["crop_pct"]]
 """
 Program = Callable[[Path, Path, Path], Any]
 
@@ -83,33 +81,35 @@ def check_pt2(path: Path, model: torch.nn.Module, size: tuple[int, int], torch_a
     return told
 
 
-def program(code: str, log: Path) -> Iterator[Program]:
-    """Runs the code in a process of its own for as long as there are tests for it: torch is imported once."""
-    with log.open("w") as stderr:
-        process = subprocess.Popen(
-            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True
-        )
-
-    def ask(*paths: Path) -> Any:
-        assert process.stdin is not None and process.stdout is not None
-        process.stdin.write(json.dumps([str(path) for path in paths]) + "\n")
-        process.stdin.flush()
-        said = process.stdout.readline()
-        assert said, log.read_text()
-        return json.loads(said)
-
-    yield ask
-    process.communicate()
+def program(code: str, home: Path) -> Iterator[Program]:
+    """Runs the code, for as long as there are tests for it, in a process that knows nothing of this package."""
+    client = Client(home)
+    yield lambda *paths: client.tell(do="run", code=f"paths = {[str(path) for path in paths]}\n{code}")
+    client.close()
 
 
 @pytest.fixture(scope="module")
 def torch_alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
-    yield from program(PT2, tmp_path_factory.mktemp("torch") / "stderr")
+    yield from program(PT2, tmp_path_factory.mktemp("torch"))
 
 
 @pytest.fixture(scope="module")
 def timm_alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
-    yield from program(TIMM, tmp_path_factory.mktemp("timm") / "stderr")
+    yield from program(TIMM, tmp_path_factory.mktemp("timm"))
+
+
+@pytest.fixture
+def captured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One graph for both formats of a model: to capture it takes as long as to write it."""
+    real, graphs = module._captured, {}
+
+    def captured(whole: Any, images: torch.Tensor) -> torch.export.ExportedProgram:
+        key = (id(whole.model), images.shape)
+        if key not in graphs:
+            graphs[key] = real(whole, images)
+        return graphs[key]
+
+    monkeypatch.setattr(module, "_captured", captured)
 
 
 def described(model: torch.nn.Module, names: tuple[str, ...] = (), **how: object) -> torch.nn.Module:
@@ -159,7 +159,7 @@ LARGER = {
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", LARGER)
-def test_onnx_and_pt2_of_larger_nets(name: str, tmp_path: Path, torch_alone: Program) -> None:
+def test_onnx_and_pt2_of_larger_nets(name: str, tmp_path: Path, torch_alone: Program, captured_once: None) -> None:
     model = LARGER[name]()
     for format in ("pt2", "onnx"):
         export_model(model, swwae_zoo.preprocess_of(model), NAMES, format, tmp_path / f"a.{format}")
@@ -168,7 +168,7 @@ def test_onnx_and_pt2_of_larger_nets(name: str, tmp_path: Path, torch_alone: Pro
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_onnx_and_pt2(name: str, tmp_path: Path, torch_alone: Program) -> None:
+def test_onnx_and_pt2(name: str, tmp_path: Path, torch_alone: Program, captured_once: None) -> None:
     model = MODELS[name]()
     prepare = swwae_zoo.preprocess_of(model)
     names = model.pretrained_cfg.get("label_names") or ()
@@ -220,8 +220,6 @@ def test_what_has_no_form(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_wrong_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from swwae_zoo.publish import export as module
-
     model = described(timm.create_model("swwae_mnist"))
     path = tmp_path / "a.pt2"
     path.write_text("as it was")

@@ -4,6 +4,7 @@ import csv
 import math
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def train(out: Path, **given: Any) -> str:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two rounds and their twins."""
     out = tmp_path_factory.mktemp("runs") / "two"
-    train(out, rounds=2, twin=True)
+    train(out, rounds=2, twin=True, eval_every=4)
     return out
 
 
@@ -175,33 +176,36 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home / SCRIPT.replace("/", "_") / "report.html"
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [390, 1100])
-def test_in_a_browser(scheme: Any, width: int, hostile: Path, trained: Path) -> None:
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
     api = pytest.importorskip("playwright.sync_api")
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     if browser is None:
         pytest.skip("needs chromium")
     with api.sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=browser, args=["--no-sandbox"])
-        for page_file in (hostile, trained / "report.html", trained / "seed0" / "report.html"):
-            page = chromium.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
-            asked, said = [], []
-            page.on("request", lambda request, asked=asked: asked.append(request.url))
-            page.on("console", lambda message, said=said: said.append(message.text))
-            page.goto(page_file.as_uri())
-            assert "pwned" not in page.evaluate("document.title").replace("document.title='pwned'", "")
-            assert [url for url in asked if not url.startswith("data:")] == [page_file.as_uri()] and not said
-            images = page.evaluate("Array.from(document.images, each => [each.complete, each.naturalWidth])")
-            assert len(images) >= 2 and all(complete and size > 0 for complete, size in images)
-            assert (
-                page.evaluate("document.scripts.length + document.querySelectorAll('[onerror], [onclick]').length") == 0
-            )
-            assert page.evaluate("document.documentElement.scrollWidth") <= width
-            back = page.evaluate("getComputedStyle(document.body).backgroundColor")
-            assert back == ("rgb(255, 255, 255)" if scheme == "light" else "rgb(13, 17, 23)")
-            page.close()
+        yield chromium
         chromium.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1100])
+def test_in_a_browser(scheme: Any, width: int, hostile: Path, trained: Path, chromium: Any) -> None:
+    for page_file in (hostile, trained / "report.html", trained / "seed0" / "report.html"):
+        page = chromium.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
+        asked, said = [], []
+        page.on("request", lambda request, asked=asked: asked.append(request.url))
+        page.on("console", lambda message, said=said: said.append(message.text))
+        page.goto(page_file.as_uri())
+        assert "pwned" not in page.evaluate("document.title").replace("document.title='pwned'", "")
+        assert [url for url in asked if not url.startswith("data:")] == [page_file.as_uri()] and not said
+        images = page.evaluate("Array.from(document.images, each => [each.complete, each.naturalWidth])")
+        assert len(images) >= 2 and all(complete and size > 0 for complete, size in images)
+        assert page.evaluate("document.scripts.length + document.querySelectorAll('[onerror], [onclick]').length") == 0
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        back = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert back == ("rgb(255, 255, 255)" if scheme == "light" else "rgb(13, 17, 23)")
+        page.close()
 
 
 def test_names_are_shown_as_they_are(hostile: Path) -> None:

@@ -10,7 +10,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import swwae_zoo  # noqa: F401  registers the models
 from swwae_zoo.data import IndexStream
-from swwae_zoo.loss import Lambdas, TermOptions, consistency_loss, middle_losses, reconstruction_loss
+from swwae_zoo.loss import (
+    Lambdas,
+    TermOptions,
+    consistency_loss,
+    middle_losses,
+    reconstruction_loss,
+    softmatch,
+    threshold,
+)
 from swwae_zoo.task.swwae_task import SWWAETask
 
 TARGET = torch.tensor([0, 3, 6])
@@ -19,6 +27,18 @@ IMAGES = torch.rand(8, 1, 12, 12, generator=torch.Generator().manual_seed(0))  #
 SUPERVISED = Lambdas(1.0, 0.0, 0.0)
 UNSUPERVISED = Lambdas(0.0, 1.0, (2.0, 0.5))
 SEMI_SUPERVISED = Lambdas(1.0, 3.0, (2.0, 0.5), l1=0.1)
+CONSISTENT = Lambdas(1.0, 0.0, 0.0, consistency=2.0)
+ALL = Lambdas(1.0, 3.0, (2.0, 0.5), consistency=2.0, cross=0.5)
+WEAK = torch.rand(5, 1, 12, 12, generator=torch.Generator().manual_seed(1))
+
+
+def with_teacher(model, lambdas, pseudo_labels="threshold", **options):
+    task = SWWAETask(model, lambdas, TermOptions(confidence=0.1, pseudo_labels=pseudo_labels), **options)
+    task.setup_ema(0.5)
+    with torch.no_grad():
+        for parameter in task.trainable_module_ema.parameters():
+            parameter.mul_(1.5)  # a teacher that differs from the student
+    return task
 
 
 @pytest.fixture
@@ -157,16 +177,22 @@ def test_reconstruction_trains_the_decoder_alone(model):
     assert not torch.allclose(alone["stages.0.convs.0.conv.weight"], both["stages.0.convs.0.conv.weight"])
 
 
-@pytest.mark.parametrize("lambdas", [UNSUPERVISED, SEMI_SUPERVISED], ids=["unsupervised", "semi-supervised"])
-def test_a_compiled_step_is_the_eager_one(model, lambdas):
+@pytest.mark.parametrize(
+    ("lambdas", "pseudo_labels"),
+    [(UNSUPERVISED, ""), (SEMI_SUPERVISED, ""), (ALL, "threshold"), (ALL, "softmatch")],
+    ids=["unsupervised", "semi-supervised", "threshold", "softmatch"],
+)
+def test_a_compiled_step_is_the_eager_one(model, lambdas, pseudo_labels):
     torch._dynamo.reset()
     results = []
     for compiled in (False, True):
         net = copy.deepcopy(model)
-        task = SWWAETask(net, lambdas)
+        task = with_teacher(net, lambdas, pseudo_labels, ramp=0.5) if pseudo_labels else SWWAETask(net, lambdas)
         if compiled:
             assert task.compile(backend="aot_eager") is net
-        out = task(IMAGES, TARGET)
+        for step in range(2):  # the second is weighted by what the first one's teacher said
+            task.set_progress(step / 4)
+            out = task(IMAGES, TARGET, WEAK)
         out["loss"].backward()
         results.append((out, {name: p.grad for name, p in net.named_parameters() if p.grad is not None}))
     torch.testing.assert_close(results[1], results[0])
@@ -181,13 +207,17 @@ def test_compiled_once_for_a_whole_run():
     """No graph break, and one graph for every batch: the streams never hand out a smaller last one."""
     torch.compiler.reset()
     model = timm.create_model("swwae_mnist", notation="(4)3c-2p-(4)3c-2p-10fc")
-    task = SWWAETask(model, Lambdas(1.0, 1.0, 1.0))
+    options = TermOptions(pseudo_labels="softmatch")
+    task = SWWAETask(model, Lambdas(1.0, 1.0, 1.0, consistency=1.0), options, ramp=0.5)
+    task.setup_ema(0.9)
     task.compile(backend="aot_eager")  # fullgraph: a break would be an error
     labeled, unlabeled = IndexStream(7, 3, seed=0), IndexStream(11, 4, seed=1)
     with torch._dynamo.config.patch(error_on_recompile=True):
         while unlabeled.epoch < 3:  # 7 and 11 images don't divide into these batches
             images = torch.rand(len(labeled.next()) + len(unlabeled.next()), 1, 32, 32)
-            task(images, torch.randint(10, (3,)))["loss"].backward()
+            task.set_progress(unlabeled.epoch / 3)
+            task(images, torch.randint(10, (3,)), images[3:])["loss"].backward()
+            task.update_ema()
     assert labeled.epoch > 1
 
 
@@ -210,19 +240,6 @@ def test_without_the_decoders_lambdas_a_step_is_the_plain_convnets():
     assert flops[0] == flops[1] > 0
 
 
-CONSISTENT = Lambdas(1.0, 0.0, 0.0, consistency=2.0)
-WEAK = torch.rand(5, 1, 12, 12, generator=torch.Generator().manual_seed(1))
-
-
-def with_teacher(model, lambdas, **options):
-    task = SWWAETask(model, lambdas, TermOptions(confidence=0.1), **options)
-    task.setup_ema(0.5)
-    with torch.no_grad():
-        for parameter in task.trainable_module_ema.parameters():
-            parameter.mul_(1.5)  # a teacher that differs from the student
-    return task
-
-
 def test_consistency_in_one_pass(model):
     task = with_teacher(model, CONSISTENT)
     model.decoder.forward = fail
@@ -230,11 +247,31 @@ def test_consistency_in_one_pass(model):
     out = task(IMAGES, TARGET, WEAK)
     assert (seen, taught) == ([8], [5])  # the student once, the teacher on weak views alone
     teacher = task.trainable_module_ema.module
-    expected = consistency_loss(model(IMAGES[3:]), teacher(WEAK), 0.1)
+    expected = consistency_loss(model(IMAGES[3:]), *threshold(teacher(WEAK), 0.1))
     torch.testing.assert_close(out["consistency"], expected)
     torch.testing.assert_close(out["loss"], out["nll"] + 2 * out["consistency"])
     out["loss"].backward()
     assert all(p.grad is None for p in teacher.parameters())
+
+
+def test_softmatch_weighs_by_the_steps_before(model):
+    task = with_teacher(model, CONSISTENT, "softmatch", class_shares=torch.tensor([0.4, *[0.1] * 6]))
+    teacher, first = task.trainable_module_ema.module, task.get_task_state()
+    for step in range(3):
+        before = copy.deepcopy(task.statistics)
+        out = task(IMAGES, TARGET, WEAK + step)
+        expected = consistency_loss(model(IMAGES[3:]), *softmatch(teacher(WEAK + step), before))
+        torch.testing.assert_close(out["consistency"], expected)
+        assert set(out) == {"loss", "output", "nll", "consistency"}
+    state = task.get_task_state()
+    assert not torch.equal(state["classes"], first["classes"])
+    task.load_task_state(first)
+    assert torch.equal(task.statistics.classes, first["classes"]) and task.statistics.steps == 0
+
+
+def test_shares_of_another_number_of_classes(model):
+    with pytest.raises(ValueError, match=r"^class_shares: got shape \(4,\), expected \(7,\)$"):
+        with_teacher(model, CONSISTENT, "softmatch", class_shares=torch.ones(4) / 4)
 
 
 def test_cross_view_reconstruction(model):

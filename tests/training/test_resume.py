@@ -52,7 +52,7 @@ FULL = replace(
     lr=0.05,
     clip_grad=0.1,
     warmup_steps=4,
-    batch_size=300,
+    batch_size=120,
     weight_decay=1e-3,
 )
 SOFT = replace(
@@ -81,7 +81,8 @@ VIEWS = replace(
     fade=0.5,
     batch_size=32,
 )
-RECIPES = {"plain": PLAIN, "full": FULL, "soft": SOFT, "views": VIEWS}
+SOFTMATCH = replace(VIEWS, pseudo_labels="softmatch", confidence=0.95, ramp=0.1, lambda_cross=0.0, noise=0.0)
+RECIPES = {"plain": PLAIN, "full": FULL, "soft": SOFT, "views": VIEWS, "softmatch": SOFTMATCH}
 
 
 def assert_loadable(run: Path) -> None:
@@ -127,7 +128,10 @@ def test_two_fresh_runs_are_equal(tmp_path: Path, unbroken: Callable[[str], Path
 
 
 # 7 is no boundary of log, evaluation or checkpoint; 6 saves, 10 evaluates, 8 logs; 25 is the last step.
-@pytest.mark.parametrize(("recipe", "steps"), [("plain", (1, 8, 10)), ("full", (6, 7, 13)), ("soft", (7, 25))])
+@pytest.mark.parametrize(
+    ("recipe", "steps"),
+    [("plain", (1, 8, 10)), ("full", (6, 7, 13)), ("soft", (7, 25)), ("views", (7,)), ("softmatch", (9,))],
+)
 def test_stopped_and_resumed(
     recipe: str,
     steps: tuple[int, ...],
@@ -157,8 +161,8 @@ def test_killed_at_random_and_resumed(
 ) -> None:
     run, recipe = tmp_path / "run", tmp_path / "recipe.toml"
     recipe.write_text(to_toml(replace(FULL, out=str(run))))
-    draw, kills, _first = random.Random(os.getpid()), 0, 0
-    while not (run / "result.json").exists():
+    draw, kills, exitcode = random.Random(0), 0, -signal.SIGKILL
+    while exitcode != 0:  # as a user does: --resume of a run that was killed at its very end tidies up
         args = (
             ["train", "--resume", "--out", str(run)]
             if (run / "config.toml").exists()
@@ -175,7 +179,8 @@ def test_killed_at_random_and_resumed(
             process.kill()
             kills += 1
         process.join(300)
-        assert process.exitcode in (0, -signal.SIGKILL), (tmp_path / "stderr").read_text()
+        exitcode = process.exitcode
+        assert exitcode in (0, -signal.SIGKILL), (tmp_path / "stderr").read_text()
         assert_loadable(run)
     assert kills >= 1
     assert_same_run(run, unbroken("full"))
@@ -229,10 +234,7 @@ def test_sigterm_of_the_real_command(tmp_path: Path) -> None:
 
 WAITS = {
     "recipe": """
-import signal
 import swwae_zoo.config.recipes as recipes
-# A command that another test interrupted in this process has left the signal ignored, and children inherit that.
-signal.signal(signal.SIGINT, signal.default_int_handler)
 recipes._recipe_text = lambda *args: open(FIFO).read()
 """,
     "data": """
@@ -254,7 +256,7 @@ def test_two_ctrl_c_before_the_first_step(place: str, gap: float, tmp_path: Path
         for pause in (gap, 0):
             os.kill(process.pid, signal.SIGINT)
             time.sleep(pause)
-        process.join(60)
+        process.join(300)
     said = (tmp_path / "stderr").read_text()
     assert process.exitcode == 130 and said in ("interrupted\n", "stopped\n") and not run.exists(), said
 

@@ -86,15 +86,31 @@ def assert_close(one: Path, two: Path, tolerance: float) -> None:
         torch.testing.assert_close(states[0][key], states[1][key], atol=tolerance, rtol=tolerance)  # names what differs
 
 
-def test_two_processes_run_as_one(tmp_path: Path) -> None:
-    recipe = replace(BASE, twin=True)  # whose decoder gets no gradient
-    process = start(replace(recipe, out=str(tmp_path / "two")))
+# The launcher itself, in a process that has loaded torch already; what it starts are ordinary programs.
+LAUNCHER = """
+sys.argv = ["torchrun", "--nproc-per-node", "2", "--standalone", "-m", "swwae_zoo.cli", "train", "--recipe", RECIPE]
+from torch.distributed.run import main
+main()
+"""
+
+
+def test_two_processes_run_as_one(tmp_path: Path, child: Callable[..., Any]) -> None:
+    recipe = replace(
+        BASE, strong="grey", lambda_consistency=1.0, pseudo_labels="softmatch", ramp=0.2,
+        twin=True,  # whose decoder gets no gradient
+    )  # fmt: skip
+    path = tmp_path / "recipe.toml"
+    path.write_text(to_toml(replace(recipe, out=str(tmp_path / "two"))), encoding="utf-8")
+    process = child(LAUNCHER, RECIPE=str(path))
     train_rounds(replace(recipe, out=str(tmp_path / "one")))
-    said = finish(process)
-    assert process.returncode == 0, said
+    process.join()
+    said = (tmp_path / "stderr").read_text()
+    assert process.exitcode == 0, said
     assert said.count(": 12 steps") == 2, "rank 0 alone speaks"
     for folder in ("seed0", "seed0-twin"):
         assert_close(tmp_path / "one" / folder, tmp_path / "two" / folder, 2e-4)
+    one, two = (torch.load(tmp_path / run / "seed0" / "checkpoint.pt", weights_only=True) for run in ("one", "two"))
+    torch.testing.assert_close(one["task_state"], two["task_state"], atol=2e-4, rtol=2e-4)
 
 
 RANK = """

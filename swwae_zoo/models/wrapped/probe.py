@@ -282,7 +282,8 @@ def _stand_in(module: nn.Module, fake: FakeTensorMode, training: bool) -> Iterat
     modes = {child: child.training for child in module.modules()}
     try:
         for tensor in (*module.parameters(), *module.buffers()):
-            made = fake.from_tensor(tensor.detach())
+            with fake:  # several times quicker than fake.from_tensor
+                made = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device)
             memo[id(tensor)] = nn.Parameter(made, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else made
         module = copy.deepcopy(module, memo)
     except (RuntimeError, TypeError, NotImplementedError, AttributeError):

@@ -36,6 +36,7 @@ MAY_CHANGE_ON_RESUME = (
 )  # fmt: skip
 GROUPS = ("Model", "Data", "Views", "Loss", "Training", "Machine", "Run")
 SCHEMA = 1  # of the keys and their defaults: recipes state what differs from them, so neither changes without it
+MAX_BATCH = 1 << 20  # images a step: their numbers are drawn at once
 MAX_PIXELS = 1 << 26  # of one image; Pillow itself warns from 1.3 times as many
 _SIZE = re.compile(r"(\d{1,5})x(\d{1,5})", re.ASCII)
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?", re.ASCII)
@@ -160,8 +161,8 @@ class RunConfig:
         "Training", 0, "Length of a round in steps; replaces epochs; -1 = by the number of images.", minimum=-1
     )
     epochs: int = option("Training", 0, "Length of a round in passes over the unlabelled images.", minimum=0)
-    batch_size: int = option("Training", 128, "Unlabelled images a step.", minimum=1)
-    labeled_batch: int = option("Training", 64, "Labelled images a step.", minimum=1)
+    batch_size: int = option("Training", 128, "Unlabelled images a step.", minimum=1, maximum=MAX_BATCH)
+    labeled_batch: int = option("Training", 64, "Labelled images a step.", minimum=1, maximum=MAX_BATCH)
     opt: str = option("Training", "adamw", "Optimiser, by timm's name.", required=True)
     lr: float = option("Training", 1e-3, "Peak learning rate.", above=0)
     weight_decay: float = option("Training", 0.0, "Weight decay.", minimum=0)
@@ -204,7 +205,7 @@ class RunConfig:
         flags=("--init", "--checkpoint"),
     )  # fmt: skip
     seed: int = option("Run", 0, "Seed of the first round; each further round adds 1.", minimum=0, maximum=2**32 - 1)
-    rounds: int = option("Run", 1, "Rounds, each with freshly drawn labels.", minimum=1, elsewhere=1)
+    rounds: int = option("Run", 1, "Rounds, each with freshly drawn labels.", minimum=1, maximum=10_000, elsewhere=1)
     twin: bool = option("Run", False, "After each round, train its lambda = 0 twin as well.", elsewhere=False)
     eval_every: int = option("Run", 0, "Steps between evaluations; 0 = ten in a round.", minimum=0, at_length=0)
     save_every: int = option("Run", 0, "Steps between checkpoints; 0 = ten in a round.", minimum=0, at_length=0)

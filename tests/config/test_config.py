@@ -104,9 +104,9 @@ REFUSED = [
     ({"lr": float("nan")}, "lr: got nan (float), expected a number above 0"),
     ({"lr": float("inf")}, "lr: got inf (float), expected a number above 0"),
     ({"lr": 10**400}, None),
-    ({"batch_size": 1e3}, "batch_size: got 1000.0 (float), expected a whole number at least 1"),
-    ({"batch_size": 0}, "batch_size: got 0, expected a whole number at least 1"),
-    ({"labeled_batch": True}, "labeled_batch: got True (bool), expected a whole number at least 1"),
+    ({"batch_size": 1e3}, "batch_size: got 1000.0 (float), expected a whole number at least 1 and at most 1048576"),
+    ({"batch_size": 0}, "batch_size: got 0, expected a whole number at least 1 and at most 1048576"),
+    ({"labeled_batch": True}, "labeled_batch: got True (bool), expected a whole number at least 1 and at most 1048576"),
     ({"num_labels": -1}, "num_labels: got -1, expected a whole number at least 0"),
     ({"mirror": 1}, "mirror: got 1 (int), expected true or false"),
     ({"amp": False}, "amp: got False (bool), expected one of auto, off, bf16, fp16"),
@@ -394,6 +394,15 @@ def test_keys_of_another_length_give_way():
             "lambda_consistency: needs unlabelled images, got unlabeled = 'none': name some, or set",
         ),
         ({"ema": 0.0}, "lambda_consistency: needs a teacher, the moving average of the weights: give --ema 0.99"),
+        (
+            {"batch_size": 4 * 10**12},
+            "batch_size: got 4000000000000, expected a whole number at least 1 and at most 1048576",
+        ),
+        (
+            {"labeled_batch": 2**20 + 1},
+            "labeled_batch: got 1048577, expected a whole number at least 1 and at most 1048576",
+        ),
+        ({"rounds": 10**12}, "rounds: got 1000000000000, expected a whole number at least 1 and at most 10000"),
         ({"confidence": 0.0}, "confidence: got 0.0, expected a number above 0 and at most 1"),
         ({"confidence": 1.5}, "confidence: got 1.5, expected a number above 0 and at most 1"),
         (

@@ -58,6 +58,10 @@ def test_from_a_hundred_labels_to_digits_it_never_saw(tmp_path: Path) -> None:
             "--no-twin",
             "--steps",
             "60",
+            "--pseudo-labels",  # of so short a run
+            "threshold",
+            "--confidence",
+            "0.8",
             "--warmup-steps",
             "5",
             "--lr",

@@ -69,8 +69,8 @@ EXPORT void squares(const void *a, const void *b, float *sums, const Sides *g) {
     parallel(square[2 * g->half_a + g->half_b], &pair, (g->count + BLOCK - 1) / BLOCK, g->threads);
 }
 
-/* to_a = factor * (a - b), to_b = -to_a; either may be left out. */
-EXPORT void squares_slopes(const void *a, const void *b, void *to_a, void *to_b, float factor, const Sides *g) {
-    const Pair pair = {a, b, to_a, to_b, 0, factor, g};
+/* to_a = grad * factor * (a - b), to_b = -to_a; either may be left out. */
+EXPORT void squares_slopes(const void *a, const void *b, void *to_a, void *to_b, const float *grad, float factor, const Sides *g) {
+    const Pair pair = {a, b, to_a, to_b, 0, *grad * factor, g};
     parallel(slope[2 * g->half_a + g->half_b], &pair, (g->count + BLOCK - 1) / BLOCK, g->threads);
 }

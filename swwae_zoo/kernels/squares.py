@@ -33,11 +33,12 @@ def mean_square(a: Tensor, b: Tensor) -> Tensor:
     return (sums.double().sum() / a.numel()).float()
 
 
-def slopes(a: Tensor, b: Tensor, factor: float, wanted: tuple[bool, bool]) -> tuple[Tensor | None, Tensor | None]:
-    """factor * (a - b) in a's type, and its opposite in b's; None for what is not wanted."""
+def slopes(a: Tensor, b: Tensor, grad: Tensor, wanted: tuple[bool, bool]) -> tuple[Tensor | None, Tensor | None]:
+    """Gradients of `mean_square` in a's and b's types, times the scalar grad; None for what is not wanted."""
     outs = tuple(torch.empty_like(side) if wish else None for side, wish in zip((a, b), wanted, strict=True))
-    pointers = (_pointer(tensor) for tensor in (a, b, *outs))
-    native.function("squares_slopes")(*pointers, ctypes.c_float(factor), _sides(a, b))
+    grad = grad.detach().float()
+    pointers = (_pointer(tensor) for tensor in (a, b, *outs, grad))
+    native.function("squares_slopes")(*pointers, ctypes.c_float(2 / a.numel()), _sides(a, b))
     return outs[0], outs[1]
 
 

@@ -71,7 +71,7 @@ class _MaxPool(nn.MaxPool2d):
 
 
 def _max_pool(pool: _MaxPool, x: Tensor) -> Tensor:
-    if x.dim() == 4 and x.requires_grad and native.trains(x, x.dtype):
+    if native.trains(x, x.dtype) and x.dim() == 4 and x.requires_grad:  # first what a traced x can answer
         return switch_pool2d(x, pool.kernel_size, pool.stride, pool.padding, pool.ceil_mode)[0]
     return F.max_pool2d(x, pool.kernel_size, pool.stride, pool.padding, ceil_mode=pool.ceil_mode)
 

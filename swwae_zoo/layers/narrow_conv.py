@@ -1,7 +1,5 @@
 """A "same" convolution to very few channels: the decoder's last one, with as many as the image."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.autograd import Function

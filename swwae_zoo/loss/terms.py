@@ -151,7 +151,7 @@ class _MeanSquare(Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         (a, b), wanted = ctx.saved_tensors, ctx.needs_input_grad
         if not torch.is_grad_enabled() and squares.takes(a, b):
-            return squares.slopes(a, b, float(grad) * 2 / a.numel(), wanted)
+            return squares.slopes(a, b, grad, wanted)
         slope = (a.float() - b.float()) * (grad * (2 / a.numel()))
         return slope.to(a.dtype) if wanted[0] else None, slope.neg().to(b.dtype) if wanted[1] else None
 

@@ -212,7 +212,7 @@ def test_a_list_is_worked_through_in_batches(run: Path, picture: Path) -> None:
         (noise(1, 1, 1, 8, 8), "got a Tensor of shape"),
         (noise(1, 0, 8), "got a picture of 0x8 pixels"),
         ("absent.png", "absent.png: No such file or directory"),
-        (os.devnull, "null: it is no image, or none that Pillow reads"),
+        (os.devnull, "null: it is no regular file: expected an image"),
     ],
 )
 def test_pictures_that_are_none(run: Path, pictures: Any, words: str) -> None:

@@ -40,7 +40,7 @@ def test_infinities_and_nans_are_kept(instruction_set):
         a, b = torch.zeros(40, dtype=torch.bfloat16), torch.zeros(40, dtype=torch.bfloat16)
         a[7] = value
         assert not squares.mean_square(a, b).isfinite()
-        assert not squares.slopes(a, b, 1.0, (True, False))[0].isfinite().all()
+        assert not squares.slopes(a, b, torch.ones(()), (True, False))[0].isfinite().all()
 
 
 def test_what_it_does_not_take():

@@ -23,20 +23,15 @@ typedef struct {
 } Two;
 
 INLINE Two load_two(const void *from, int64_t at, int half) {
-    Two pair;
-    if (!half) {
-        memcpy(&pair, (const float *)from + at, sizeof pair);
-        return pair;
-    }
+    if (!half) return (Two){load(from, at, 0), load(from, at + LANES, 0)};
     V_bits words;
     memcpy(&words, (const uint16_t *)from + at, sizeof words);
-    pair.a = (V)(words << 16), pair.b = (V)(words & 0xffff0000);
-    return pair;
+    return (Two){(V)(words << 16), (V)(words & 0xffff0000)};
 }
 
 INLINE void store_two(void *to, int64_t at, Two pair, int half) {
     if (!half) {
-        memcpy((float *)to + at, &pair, sizeof pair);
+        store(to, at, pair.a, 0), store(to, at + LANES, pair.b, 0);
         return;
     }
     const V_bits words = to_bfloat(pair.a) >> 16 | (to_bfloat(pair.b) & 0xffff0000);

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 
 from swwae_zoo.kernels import narrow
-from swwae_zoo.layers.own_convolution import may_run, plain_backward, precision_of
+from swwae_zoo.layers.own_convolution import may_run, own_backward, precision_of
 
 __all__ = ["NarrowConv2d"]
 
@@ -44,13 +44,4 @@ class _Narrow(Function):
 
     @staticmethod
     def backward(ctx, *grad_outputs: Tensor):
-        (grad,), (x, weight) = grad_outputs, ctx.saved_tensors
-        wanted = (ctx.needs_input_grad[0], ctx.needs_input_grad[1], ctx.has_bias and ctx.needs_input_grad[2])
-        if torch.is_grad_enabled():  # derivatives of these derivatives are wanted: torch knows those of its own
-            return plain_backward(grad, x, weight, ctx.has_bias, wanted)
-        grad = grad.contiguous(memory_format=torch.channels_last)
-        return (
-            narrow.input_gradient(grad, weight) if wanted[0] else None,
-            narrow.weight_gradient(x, grad, weight) if wanted[1] else None,
-            grad.sum((0, 2, 3), dtype=torch.float32) if wanted[2] else None,
-        )
+        return own_backward(ctx, grad_outputs[0], narrow.input_gradient, narrow.weight_gradient)

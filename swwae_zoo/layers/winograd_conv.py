@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 
 from swwae_zoo.kernels import native
-from swwae_zoo.layers.own_convolution import may_run, plain_backward, precision_of
+from swwae_zoo.layers.own_convolution import may_run, own_backward, precision_of
 
 __all__ = ["Conv3x3"]
 
@@ -145,16 +145,9 @@ class _Winograd(Function):
 
     @staticmethod
     def backward(ctx, *grad_outputs: Tensor):
-        (grad,), (x, weight) = grad_outputs, ctx.saved_tensors
-        wanted = (ctx.needs_input_grad[0], ctx.needs_input_grad[1], ctx.has_bias and ctx.needs_input_grad[2])
-        if torch.is_grad_enabled():  # derivatives of these derivatives are wanted: torch knows those of its own
-            return plain_backward(grad, x, weight, ctx.has_bias, wanted)
-        grad = grad.contiguous(memory_format=torch.channels_last)
-        grads = (
-            _convolve(grad, weight, None, True) if wanted[0] else None,
-            _weight_gradient(x, grad) if wanted[1] else None,
-            grad.sum((0, 2, 3), dtype=torch.float32) if wanted[2] else None,
+        return own_backward(
+            ctx,
+            grad_outputs[0],
+            lambda grad, weight: _convolve(grad, weight, None, True),
+            lambda x, grad, _: _weight_gradient(x, grad),
         )
-        if any(wish and slope is None for wish, slope in zip(wanted, grads, strict=True)):
-            return plain_backward(grad, x, weight, ctx.has_bias, wanted)
-        return grads

@@ -1,7 +1,7 @@
 """The losses: one table of terms, and eq. (1)."""
 
 from swwae_zoo.loss.objective import Lambdas, term_values, total_loss
-from swwae_zoo.loss.pseudo_labels import TeacherStatistics, softmatch, threshold
+from swwae_zoo.loss.pseudo_labels import PSEUDO_LABELS, TeacherStatistics, softmatch, threshold
 from swwae_zoo.loss.terms import (
     TERMS,
     Step,
@@ -16,6 +16,7 @@ from swwae_zoo.loss.terms import (
 )
 
 __all__ = [
+    "PSEUDO_LABELS",
     "TERMS",
     "Lambdas",
     "Step",

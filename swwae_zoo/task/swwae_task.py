@@ -9,7 +9,7 @@ from timm.task import TrainingTask
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from swwae_zoo.loss import Lambdas, Step, TeacherStatistics, TermOptions, term_values, total_loss
+from swwae_zoo.loss import PSEUDO_LABELS, Lambdas, Step, TeacherStatistics, TermOptions, term_values, total_loss
 from swwae_zoo.models import SWWAE
 
 __all__ = ["SWWAETask"]
@@ -40,7 +40,8 @@ class SWWAETask(TrainingTask):
             equal by default.
 
     Raises:
-        ValueError: lambdas.middle does not fit the model's number of middles, or class_shares its number of classes.
+        ValueError: lambdas.middle does not fit the model's number of middles, or class_shares its number of classes,
+            or an unknown kind of pseudo-labels.
     """
 
     def __init__(
@@ -63,6 +64,10 @@ class SWWAETask(TrainingTask):
                        if spans.get(term.schedule, 0.0) > 0}  # fmt: skip
         # Tensors that are written to in place: a compiled step reads them without being compiled again.
         self._factors = {name: torch.ones((), device=self.device) for name in self._spans}
+        if options.pseudo_labels not in PSEUDO_LABELS:
+            raise ValueError(
+                f"pseudo_labels: got {options.pseudo_labels!r}, expected one of {', '.join(PSEUDO_LABELS)}"
+            )
         self.statistics: TeacherStatistics | None = None
         if options.pseudo_labels == "softmatch" and "teacher" in lambdas.needs:
             shares = torch.ones(model.num_classes) / model.num_classes if class_shares is None else class_shares

@@ -269,6 +269,11 @@ def test_softmatch_weighs_by_the_steps_before(model):
     assert torch.equal(task.statistics.classes, first["classes"]) and task.statistics.steps == 0
 
 
+def test_an_unknown_kind_of_pseudo_labels(model):
+    with pytest.raises(ValueError, match="^pseudo_labels: got 'softmtch', expected one of threshold, softmatch$"):
+        with_teacher(model, CONSISTENT, "softmtch")
+
+
 def test_shares_of_another_number_of_classes(model):
     with pytest.raises(ValueError, match=r"^class_shares: got shape \(4,\), expected \(7,\)$"):
         with_teacher(model, CONSISTENT, "softmatch", class_shares=torch.ones(4) / 4)
